@@ -4,7 +4,7 @@ The layout is HdrHistogram's own with lowest discernible value 1, so that counts
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,8 @@ def _index(values_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Map values in [0, HIGHEST_NS] to counter indices."""
     bits = np.frexp((values_ns | (_SUB_BUCKETS - 1)).astype(np.float64))[1].astype(np.int64)
     bucket = bits - (_HALF_BITS + 1)
-    return (bucket << _HALF_BITS) + (values_ns >> bucket)
+    index: NDArray[np.int64] = (bucket << _HALF_BITS) + (values_ns >> bucket)
+    return index
 
 
 def _lowest_ns(index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -60,7 +61,7 @@ class Histogram:
         self.overflow += int(values.size - inside.size)
         self.counts += np.bincount(_index(inside), minlength=_SIZE)
 
-    def __iadd__(self, other: "Histogram") -> "Histogram":
+    def __iadd__(self, other: "Histogram") -> Self:
         self.counts += other.counts
         self.overflow += other.overflow
         return self

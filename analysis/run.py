@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def _blocks(result: StepResult) -> list[Histogram]:
     response = result.response_ns
     return [
         Histogram.of(response[low:high][~failed[low:high]], overflow=int(failed[low:high].sum()))
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in pairwise(edges)
     ]
 
 

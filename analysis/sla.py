@@ -64,9 +64,7 @@ class SLA:
         percent = Fraction(match["percent"])
         if not 0 < percent < 100:
             raise ValueError(f"'{text}' is not an SLA: the quantile must lie between p0 and p100, such as p99")
-        return cls(
-            quantile=float(percent / 100), limit_ns=parse_latency_ns(match["limit"]), error_budget=error_budget
-        )
+        return cls(quantile=float(percent / 100), limit_ns=parse_latency_ns(match["limit"]), error_budget=error_budget)
 
     @property
     def limit_s(self) -> float:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-
 class Outcome(IntEnum):
     """Say how a request ended. Everything but OK is a failure."""
 
@@ -199,4 +198,5 @@ class StepResult:
 
     def violations(self, limit_ns: int) -> NDArray[np.bool_]:
         """Return bool (n,): the request was slow or did not succeed."""
-        return (self.response_ns > limit_ns) | (self.outcome != Outcome.OK)
+        slow: NDArray[np.bool_] = self.response_ns > limit_ns
+        return slow | (self.outcome != Outcome.OK)

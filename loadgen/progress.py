@@ -1,0 +1,38 @@
+from dataclasses import dataclass
+
+from analysis import SLA, Estimate, Judgement, Step, StepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Show a search as it runs: about one a second, and one when a step ends.
+
+    Attributes:
+        elapsed_s: Since the run's start, seconds.
+        budget_s: Of the run, seconds.
+        index: Of the step, from 0.
+        step: The load level that runs or has just ended.
+        step_elapsed_s: Since the step's start, seconds.
+        ended: The step is over; its record is the last of `records`.
+        sla: The SLA that the view holds the latency against (the first one).
+        judgement: The step's verdict so far, or None before the first block.
+        quantile: The SLA's quantile of the step so far, seconds, with its interval.
+        offered_rps: Requests due per second, so far in the step.
+        achieved_rps: Successful replies per second, so far in the step.
+        in_flight: Requests due and not ended.
+        records: Steps that have ended.
+    """
+
+    elapsed_s: float
+    budget_s: float
+    index: int
+    step: Step
+    step_elapsed_s: float
+    ended: bool
+    sla: SLA
+    judgement: Judgement | None
+    quantile: Estimate | None
+    offered_rps: float
+    achieved_rps: float
+    in_flight: int
+    records: tuple[StepRecord, ...]
