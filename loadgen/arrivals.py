@@ -89,7 +89,7 @@ Arrivals = Poisson | Constant | Gamma | Replay
 
 
 def share(chunks: DueTimes, worker: int, workers: int) -> DueTimes:
-    """Thin a stream to one worker's share: every `workers`-th request, so that together they send exactly the stream."""
+    """Thin a stream to one worker's share, every `workers`-th request: together they send exactly the stream."""
     first = worker
     for due in chunks:
         yield due[first::workers]

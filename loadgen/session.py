@@ -1,0 +1,256 @@
+"""The loop of a run: search, step, result, until there is an answer. The only place that holds it."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from analysis import (
+    SLA,
+    OperatingPoint,
+    Outcome,
+    Reason,
+    Run,
+    Search,
+    Step,
+    StepProgress,
+    StepRecord,
+    StepResult,
+    judge,
+)
+from analysis.quantile import quantile_estimate
+from loadgen import embedded
+from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
+from loadgen.errors import TargetError
+from loadgen.fleet import Fleet, Setup, StepView
+from loadgen.mask import mask
+from loadgen.progress import Progress
+from loadgen.target import Endpoint, request_bytes
+from scenarios.scenario import Scenario
+
+Show = Callable[[Progress], None]
+
+_PREFLIGHT = Step(rate_rps=50.0, duration_s=0.1, arrivals="constant", purpose="preflight")  # five requests
+_GRACE_NS = 2 * NS_PER_S  # after an interruption, replies are awaited this long
+_LATENESS_SHARE = 0.05  # of the tightest limit: later sends than this would be seen in the answer
+_LATENESS_FLOOR_NS = 2 * NS_PER_MS
+_SEARCH_ENDS = {"found": 0, "unmet": 1, "undecided": 3, "client_limited": 4, "target_failed": 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Hold a run, the per-request times of its steps, and the defect that ended it early, if one did."""
+
+    run: Run
+    results: tuple[StepResult, ...]
+    crash: Exception | None = None
+
+
+class _Interrupts:
+    """Remember SIGINT and SIGTERM, and when the first came."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.first_ns = 0
+
+    def __call__(self, number: int, _frame: object) -> None:
+        self.first_ns = self.first_ns or now_ns()
+        self.signals.append(number)
+
+    def __bool__(self) -> bool:
+        return bool(self.signals)
+
+    def is_urgent(self) -> bool:
+        """Say that the user asked twice, or that the replies have had their time."""
+        return len(self.signals) > 1 or (bool(self.signals) and now_ns() - self.first_ns > _GRACE_NS)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return 128 plus the first signal, or None."""
+        return 128 + self.signals[0] if self.signals else None
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[_Interrupts]:
+    """Collect SIGINT and SIGTERM instead of dying of them."""
+    seen = _Interrupts()
+    before = {number: signal.signal(number, seen) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show) -> Finished:
+    """Find the operating point of a scenario's target.
+
+    Args:
+        scenario: What to run; `scenario.slas` is not empty.
+        environment: What to note of the machine; masked.
+        show: Given a `Progress` about once a second and at the end of each step.
+
+    Raises:
+        UsageError: The URL, a header or a limit of this machine is wrong.
+        TargetError: The target cannot be reached, or fails every preflight request.
+    """
+    with contextlib.ExitStack() as stack:
+        url, body = scenario.target.url, scenario.target.body
+        if url is None:
+            url, body = stack.enter_context(embedded.reference_server(scenario.server)), body or embedded.BODY
+        endpoint = Endpoint.of(url)
+        request = request_bytes(endpoint, scenario.target.method, scenario.target.headers, body)
+        interrupts = stack.enter_context(_interrupts())
+        fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request)))
+        _preflight(fleet, url, interrupts)
+        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, interrupts, show).run()
+
+
+def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes) -> Setup:
+    load, limits_ns = scenario.load, [sla.limit_ns for sla in scenario.slas]
+    timeout_s = scenario.target.timeout_s or max(10 * max(limits_ns) / NS_PER_S, 2.0)
+    return Setup(
+        endpoint=endpoint,
+        request=request,
+        timeout_ns=round(timeout_s * NS_PER_S),
+        connections=load.connections,
+        workers=load.workers or max(1, min(4, (os.cpu_count() or 1) // 2)),
+        think_s=load.think_s,
+        cv=load.cv,
+        replay=load.replay,
+        lateness_limit_ns=max(_LATENESS_FLOOR_NS, round(_LATENESS_SHARE * min(limits_ns))),
+    )
+
+
+def _preflight(fleet: Fleet, url: str, interrupts: _Interrupts) -> None:
+    """Send five requests; a target that answers none of them well is not worth a load.
+
+    Raises:
+        TargetError: All five failed.
+    """
+    result, _, errors = fleet.run_step(_PREFLIGHT, lambda _: bool(interrupts), is_abandoned=interrupts.is_urgent)
+    if result.offered and result.counts["ok"] == 0 and not interrupts:
+        place = url.split("?", 1)[0].rsplit("@", 1)[-1]
+        raise TargetError(
+            f"all {result.offered} preflight requests to {place} failed: {next(iter(errors), 'no reply')}"
+        )
+
+
+class _Session:
+    """Run one search on a fleet."""
+
+    def __init__(
+        self, scenario: Scenario, environment: Mapping[str, Any], fleet: Fleet, interrupts: _Interrupts, show: Show
+    ) -> None:
+        self._scenario = scenario
+        self._environment = environment
+        self._fleet = fleet
+        self._interrupts = interrupts
+        self._show = show
+        self._records: list[StepRecord] = []
+        self._results: list[StepResult] = []
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._start_ns = now_ns()
+
+    def run(self) -> Finished:
+        """Search until there is an answer, the budget or the user ends it, or a defect of ours does."""
+        load, plan = self._scenario.load, self._scenario.search
+        search = Search(
+            self._scenario.slas, mode=load.mode, precision=plan.precision, budget_s=plan.budget_s,
+            start_rps=load.start_rps, max_rps=load.max_rps, max_users=load.max_users, arrivals=load.arrivals,
+            seed=plan.seed,
+        )  # fmt: skip
+        crash = None
+        try:
+            while not self._interrupts and (step := search.next()) is not None:
+                search.add(self._run_step(step, search))
+            answer = search.answer()
+        except Exception as defect:  # noqa: BLE001 (what was measured is kept; the command line tells of the defect)
+            crash = defect
+            answer = OperatingPoint(
+                verdict="undecided", sla=self._scenario.slas[0], limited_by="", stop_reason="an internal error"
+            )
+        if self._interrupts:
+            answer = replace(answer, stop_reason="interrupted by the user")
+        finished = Run(
+            scenario=mask(self._scenario),
+            environment=self._environment,
+            slas=self._scenario.slas,
+            steps=tuple(self._records),
+            answer=answer,
+            exit_code=70 if crash else self._interrupts.exit_code or exit_code(answer, self._scenario.require_rps),
+            started_at=self._started_at,
+            wall_s=(now_ns() - self._start_ns) / NS_PER_S,
+        )
+        return Finished(run=finished, results=tuple(self._results), crash=crash)
+
+    def _run_step(self, step: Step, search: Search) -> StepResult:
+        def overloaded(progress: StepProgress) -> bool:
+            return search.overloaded(progress) or bool(self._interrupts)
+
+        def watch(view: StepView) -> None:
+            self._show(self._progress(step, view.result, view.elapsed_s, view.in_flight))
+
+        result, client, errors = self._fleet.run_step(
+            step, overloaded, watch=watch, is_abandoned=self._interrupts.is_urgent
+        )
+        if not self._interrupts and _looks_dead(result) and not self._answers():
+            reason = Reason("target", "the target stopped answering: check whether it is still running")
+            result = replace(result, reasons=(*result.reasons, reason))
+        self._results.append(result)
+        self._records.append(
+            StepRecord.of(
+                result,
+                self._scenario.slas,
+                index=len(self._records),
+                origin_ns=self._start_ns,
+                client=client,
+                errors=errors,
+            )
+        )
+        elapsed_s = (result.end_ns - result.start_ns) / NS_PER_S
+        self._show(self._progress(step, result, elapsed_s, 0, ended=True))
+        return result
+
+    def _answers(self) -> bool:
+        """Say whether the target still answers at all."""
+        result, _, _ = self._fleet.run_step(_PREFLIGHT, lambda _: False, is_abandoned=self._interrupts.is_urgent)
+        return result.counts["ok"] > 0
+
+    def _progress(
+        self, step: Step, result: StepResult, elapsed_s: float, in_flight: int, *, ended: bool = False
+    ) -> Progress:
+        sla: SLA = self._scenario.slas[0]
+        span_s = max(elapsed_s, 1e-9)
+        return Progress(
+            elapsed_s=(now_ns() - self._start_ns) / NS_PER_S,
+            budget_s=self._scenario.search.budget_s,
+            index=len(self._records) - ended,
+            step=step,
+            step_elapsed_s=elapsed_s,
+            ended=ended,
+            sla=sla,
+            judgement=judge(result, self._scenario.slas) if result.offered else None,
+            quantile=quantile_estimate(result.response_ns, result.outcome != Outcome.OK, sla.quantile),
+            offered_rps=(result.offered + in_flight) / min(span_s, step.duration_s),
+            achieved_rps=result.counts["ok"] / span_s,
+            in_flight=in_flight,
+            records=tuple(self._records),
+        )
+
+
+def _looks_dead(result: StepResult) -> bool:
+    """Say that most requests found nobody there."""
+    counts = result.counts
+    nobody = counts["connect_error"] + counts["reset"] + counts["timeout"]
+    return nobody > 0.5 * result.offered or (nobody > 0 and bool((result.outcome[-20:] != Outcome.OK).all()))
+
+
+def exit_code(answer: OperatingPoint, require_rps: float | None) -> int:
+    """Return the documented exit code of an answer; a rate counts as reached when the safe rate reaches it."""
+    if answer.verdict == "found" and require_rps is not None and (answer.safe_rps or 0.0) < require_rps:
+        return 1
+    return _SEARCH_ENDS[answer.verdict]

@@ -1,0 +1,117 @@
+"""The main program of an engine process: commands in on standard input, blocks of results out on standard output."""
+
+import asyncio
+import os
+import signal
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from loadgen.arrivals import Arrivals, Constant, Gamma, Poisson, Replay, share
+from loadgen.clock import NS_PER_S
+from loadgen.engine import Engine, Load
+from loadgen.http1 import Connection, HeadConnection
+from loadgen.messages import Unpacker, pack
+from loadgen.target import Endpoint
+
+
+def arrivals_of(spec: dict[str, Any]) -> Arrivals:
+    """Return the arrival process that a step names."""
+    match spec["name"]:
+        case "constant":
+            return Constant()
+        case "gamma":
+            return Gamma(cv=spec["cv"])
+        case "replay":
+            return Replay(recorded_s=tuple(spec["replay"]))
+        case _:
+            return Poisson()
+
+
+def load_of(command: dict[str, Any], setup: dict[str, Any]) -> Load:
+    """Turn a step command into this worker's share of the load."""
+    worker, workers = setup["worker"], setup["workers"]
+    schedule, think, users = None, None, 0
+    if command["rate_rps"] is not None:
+        arrivals = arrivals_of(setup["arrivals"] | {"name": command["arrivals"]})
+        schedule = share(arrivals.due_ns(command["rate_rps"], command["duration_s"], command["seed"]), worker, workers)
+    else:
+        users = len(range(worker, command["users"], workers))
+        if setup["think_s"] > 0:  # exponential, so that users do not march in step
+            rng = np.random.default_rng([command["seed"], 0x7417, worker])
+            mean_ns = setup["think_s"] * NS_PER_S
+            think = iter(lambda: round(rng.exponential(mean_ns)), None)
+    return Load(
+        start_ns=command["start_ns"],
+        duration_s=command["duration_s"],
+        schedule=schedule,
+        users=users,
+        think=think,
+        requests=repeat(setup["request"]),
+        timeout_ns=setup["timeout_ns"],
+        connections=setup["connections"],
+    )
+
+
+class Worker(asyncio.Protocol):
+    """Obey the coordinator: "setup" once, then "step", "stop" and "abandon"; end when its pipe closes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._unpacker = Unpacker()
+        self._out: Any = None
+
+    async def start(self) -> None:
+        """Attach to the pipes."""
+        self._out, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(os.dup(1), "wb", 0))
+        await self._loop.connect_read_pipe(lambda: self, os.fdopen(os.dup(0), "rb", 0))
+
+    def emit(self, message: dict[str, Any]) -> None:
+        """Send a message to the coordinator."""
+        self._out.write(pack(message))
+
+    def data_received(self, data: bytes) -> None:
+        """Carry out commands."""
+        for command in self._unpacker.feed(data):
+            match command.pop("op"):
+                case "setup":
+                    self._set_up(command)
+                case "step":
+                    self._engine.start(load_of(command, self._setup))
+                case "stop":
+                    self._engine.stop()
+                case "abandon":
+                    self._engine.abandon()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (the protocol's signature)
+        """End with the coordinator, however it ended."""
+        os._exit(0)
+
+    def _set_up(self, setup: dict[str, Any]) -> None:
+        self._setup = setup
+        endpoint = Endpoint(**setup["endpoint"])
+        context = endpoint.tls_context()
+        protocol = HeadConnection if setup["request"].startswith(b"HEAD ") else Connection
+
+        async def connect(engine: Engine) -> None:
+            await self._loop.create_connection(
+                lambda: protocol(engine), endpoint.address, endpoint.port, family=endpoint.family, ssl=context,
+                server_hostname=endpoint.host if context else None,
+            )  # fmt: skip
+
+        self._engine = Engine(self._loop, connect, self.emit)
+        self.emit({"op": "ready", "pacing": self._engine.pacing})
+
+
+def main() -> None:
+    """Run until the coordinator closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(Worker(loop).start())
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    main()

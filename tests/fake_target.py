@@ -1,0 +1,136 @@
+"""A small HTTP target for tests: each path answers, or misbehaves, in its own way. Runs in a thread, on loopback."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+_REPLIES = {
+    "/ok": _OK,
+    "/missing": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "/broken": b"HTTP/1.1 500 <b>Oh\x1b[31m no</b>\r\nContent-Length: 0\r\n\r\n",
+    "/moved": b"HTTP/1.1 302 Found\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n",
+    "/empty": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "/interim": b"HTTP/1.1 100 Continue\r\n\r\n" + _OK,
+    "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "/close": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+    "/eof": b"HTTP/1.0 200 OK\r\n\r\nuntil the end of the stream",
+    "/cut": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+    "/garbage": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "/twice": _OK + _OK,
+    "/head": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+}
+_CLOSES = {"/close", "/eof", "/cut"}
+
+
+class FakeTarget:
+    """Count what was asked; `base` is the URL without a path."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.in_flight = self.peak_in_flight = 0
+        self.is_refusing = False
+        self.base = ""
+
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer requests of one connection."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = [line for line in head.split("\r\n") if line.lower().startswith("content-length:")]
+                if length:
+                    await reader.readexactly(int(length[0].split(":")[1]))
+                path = head.split(" ", 2)[1]
+                self.requests[path] += 1
+                self.in_flight += 1
+                self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+                try:
+                    is_open = await self._answer(path, writer)
+                finally:
+                    self.in_flight -= 1
+                if not is_open:
+                    return
+
+    async def _answer(self, path: str, writer: asyncio.StreamWriter) -> bool:
+        if self.is_refusing or path == "/reset":
+            self._reset(writer)
+            return False
+        match path.split("/")[1:]:
+            case ["silent"]:
+                await asyncio.sleep(30)
+            case ["slow", ms]:
+                await asyncio.sleep(float(ms) / 1e3)
+                writer.write(_OK)
+            case ["drip"]:
+                for byte in _OK:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+            case _:
+                writer.write(_REPLIES[path])
+        await writer.drain()
+        if path in _CLOSES:
+            writer.close()
+        return path not in _CLOSES
+
+    @staticmethod
+    def _reset(writer: asyncio.StreamWriter) -> None:
+        raw: socket.socket = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+
+@contextlib.contextmanager
+def fake_target(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None,
+) -> Iterator[FakeTarget]:
+    """Serve a `FakeTarget` on a free loopback port from a thread of its own."""
+    target = FakeTarget()
+    loop = asyncio.new_event_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await (handler or target.serve_connection)(reader, writer)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            tasks.discard(task)
+            writer.transport.abort()
+
+    async def open_port() -> asyncio.Server:
+        return await asyncio.start_server(on_connection, "127.0.0.1", 0, backlog=1024)
+
+    async def close_port(server: asyncio.Server) -> None:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    server = loop.run_until_complete(open_port())
+    target.base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield target
+    finally:
+        asyncio.run_coroutine_threadsafe(close_port(server), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
