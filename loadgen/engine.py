@@ -282,7 +282,7 @@ class Engine:
         self._sweeps += 1
         if self._sweeps % _SWEEPS_PER_PROGRESS == 0:
             self._tell(now, oldest)
-        if self._stopped or (self._load.users and now >= self._end_ns):
+        if self._stopped or (self._load.schedule is None and now >= self._end_ns):
             self._end_if_over()
         if self._running:
             self._sweep_due_ns = now_ns() + round(_SWEEP_S * NS_PER_S)

@@ -24,9 +24,12 @@ from loadgen.target import Endpoint
 from loadgen.worker import load_of
 
 _SPILL_BYTES = 64 * 1024 * 1024
+_ROW_BYTES = 8 * (COLUMNS + 1)
+_VIEW_ROWS = 100_000  # a live view judges at most so many, so that watching a long step stays cheap
 _LEAD_NS = 20 * NS_PER_MS  # workers learn of a step this long before it starts
 _SPARE_FDS = 64
 _READY_S = 30.0
+_SILENCE_S = 30.0  # a worker that is so long overdue hangs; it is ended, and its requests are lost
 
 Rows = NDArray[np.int64]
 Watch = Callable[["StepView"], None]
@@ -61,7 +64,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepView:
-    """Show a step under way: its requests that have ended, about once a second."""
+    """Show a step under way, about once a second: its requests that have ended, at most the latest 100,000."""
 
     step: Step
     elapsed_s: float
@@ -187,6 +190,7 @@ class Fleet:
         for member in members:
             member.progress, member.ended, member.rows = {}, None, 0
             member.tell(op="step", **command)
+        deadline_ns = start_ns + round((step.duration_s + _SILENCE_S) * NS_PER_S) + 2 * self._setup.timeout_ns
         stopped_ns: int | None = None
         was_abandoned = False
         asked_ns = shown_ns = start_ns
@@ -204,9 +208,11 @@ class Fleet:
                     if not was_abandoned and is_abandoned():
                         stopped_ns, was_abandoned = stopped_ns or now, True
                         self._tell_all(members, "abandon")
+                    if now > deadline_ns:
+                        _kill_silent(members)
                 if watch and now - shown_ns >= NS_PER_S:
                     shown_ns = now
-                    watch(_view(step, start_ns, now, members, _rows(spool)))
+                    watch(_view(step, start_ns, now, members, _latest_rows(spool, _VIEW_ROWS)))
             # A stop that came after the last due time cut nothing off.
             is_aborted = stopped_ns is not None and stopped_ns < start_ns + round(step.duration_s * NS_PER_S)
             rows = _rows(spool)
@@ -322,6 +328,13 @@ class Fleet:
         return tuple(reasons)
 
 
+def _kill_silent(members: list[_Member]) -> None:
+    """End the workers that should long have ended their step; the end of their pipe is noticed as any death is."""
+    for member in members:
+        if member.is_alive and member.ended is None:
+            member.process.kill()
+
+
 def _raise_fd_limit(needed: int) -> None:
     """Lift the soft limit on open files to what the connections need.
 
@@ -342,15 +355,19 @@ def _raise_fd_limit(needed: int) -> None:
 def _rows(spool: "tempfile.SpooledTemporaryFile[bytes]") -> Rows:
     """Return the rows so far, int64 (n, 6): in memory while they are few, mapped from the file once they spilled."""
     spool.flush()
-    size = spool.tell()
-    if size == 0:
-        return np.empty((0, COLUMNS + 1), dtype=np.int64)
-    if getattr(spool, "_rolled", False):
+    shape = (spool.tell() // _ROW_BYTES, COLUMNS + 1)
+    if shape[0] and getattr(spool, "_rolled", False):
         mapped = spool._file  # noqa: SLF001 (the only way to the file behind it)
-        return np.memmap(mapped, dtype=np.int64, mode="r", shape=(size // 8 // (COLUMNS + 1), COLUMNS + 1))
-    spool.seek(0)
+        return np.memmap(mapped, dtype=np.int64, mode="r", shape=shape)
+    return _latest_rows(spool, shape[0])
+
+
+def _latest_rows(spool: "tempfile.SpooledTemporaryFile[bytes]", most: int) -> Rows:
+    """Return at most the latest `most` rows, int64 (n, 6)."""
+    size = spool.tell()
+    spool.seek(max(0, size - most * _ROW_BYTES))
     rows = np.frombuffer(spool.read(), dtype=np.int64).reshape(-1, COLUMNS + 1)
-    spool.seek(0, os.SEEK_END)
+    spool.seek(size)
     return rows
 
 

@@ -4,10 +4,12 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from loadgen.errors import TargetError, UsageError
 
+_PROBE_S = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -20,7 +22,7 @@ class Endpoint:
         port: TCP port.
         path: Path and query, as sent in the request line.
         is_tls: Speak TLS, trusting what the system trusts.
-        address: The address that `host` resolved to.
+        address: The first address of `host` that accepts a connection; the first at all if none does.
         family: Its `socket` address family.
     """
 
@@ -57,7 +59,7 @@ class Endpoint:
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TargetError(f"cannot resolve the host '{parts.hostname}': {reason}; check the URL") from None
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = next(filter(_accepts, found), found[0])
         return cls(
             host=parts.hostname, port=port, path=path, is_tls=parts.scheme == "https", address=str(address[0]),
             family=int(family),
@@ -66,6 +68,18 @@ class Endpoint:
     def tls_context(self) -> ssl.SSLContext | None:
         """Return the TLS settings for a connection, or None for plain TCP."""
         return ssl.create_default_context() if self.is_tls else None
+
+
+def _accepts(resolved: tuple[Any, ...]) -> bool:
+    """Say whether somebody listens at an address: `localhost` may name two, with a server on one of them."""
+    family, kind, protocol, _, address = resolved
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(address)
+    except OSError:
+        return False
+    return True
 
 
 def request_bytes(endpoint: Endpoint, method: str | None, headers: Mapping[str, str], body: bytes | None) -> bytes:

@@ -33,7 +33,7 @@ class FakeTarget:
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.in_flight = self.peak_in_flight = 0
-        self.is_refusing = False
+        self.dies_after = 10**9  # requests; every later one is reset
         self.base = ""
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,12 +56,14 @@ class FakeTarget:
                     return
 
     async def _answer(self, path: str, writer: asyncio.StreamWriter) -> bool:
-        if self.is_refusing or path == "/reset":
+        if sum(self.requests.values()) > self.dies_after or path == "/reset":
             self._reset(writer)
             return False
         match path.split("/")[1:]:
             case ["silent"]:
                 await asyncio.sleep(30)
+            case ["flaky"]:  # every tenth reply is an error
+                writer.write(_REPLIES["/broken" if self.requests[path] % 10 == 0 else "/ok"])
             case ["slow", ms]:
                 await asyncio.sleep(float(ms) / 1e3)
                 writer.write(_OK)
@@ -71,7 +73,7 @@ class FakeTarget:
                     await writer.drain()
                     await asyncio.sleep(0.001)
             case _:
-                writer.write(_REPLIES[path])
+                writer.write(_REPLIES[path.split("?", maxsplit=1)[0]])
         await writer.drain()
         if path in _CLOSES:
             writer.close()

@@ -235,3 +235,22 @@ def test_connections_are_kept_between_steps(target: FakeTarget) -> None:
         fleet.run_step(Step(users=4, duration_s=0.3), never)
         _, client, _ = fleet.run_step(Step(users=4, duration_s=0.3), never)
     assert client["connections_opened"] == 0
+
+
+def test_a_hanging_worker_is_ended_and_its_requests_are_lost(
+    target: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stands still cannot hold the run for ever."""
+    monkeypatch.setattr(fleet_module, "_SILENCE_S", 0.5)
+    endpoint = Endpoint.of(target.base + "/ok")
+    request = request_bytes(endpoint, None, {}, None)
+    with Fleet(Setup(endpoint=endpoint, request=request, timeout_ns=10**8, connections=8, workers=1)) as fleet:
+        os.kill(fleet._members[0].process.pid, signal.SIGSTOP)
+        result, _, _ = fleet.run_step(Step(rate_rps=50, duration_s=0.5, seed=1), never)
+    assert result.counts["lost"] == result.offered > 0
+
+
+def test_more_workers_than_users_is_no_trouble(target: FakeTarget) -> None:
+    """A worker without a user of its own has nothing to send, and ends with the others."""
+    result, _, _ = run(target.base + "/slow/20", Step(users=1, duration_s=0.5), workers=2)
+    assert 15 < result.counts["ok"] <= 25

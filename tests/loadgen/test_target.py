@@ -1,5 +1,7 @@
 """Targets: what a URL means, and the bytes of a request."""
 
+import socket
+
 import pytest
 
 from loadgen.errors import TargetError, UsageError
@@ -79,3 +81,13 @@ def test_what_would_break_the_request_is_refused(method: str | None, headers: di
     """No method and no header can smuggle a line of its own."""
     with pytest.raises(UsageError):
         request_bytes(Endpoint.of("127.0.0.1"), method, headers, None)
+
+
+def test_a_name_with_two_addresses_finds_the_one_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` may resolve to ::1 first while the server listens on 127.0.0.1 alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        six = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0))
+        four = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [six, four])
+        assert Endpoint.of(f"http://localhost:{port}/").address == "127.0.0.1"

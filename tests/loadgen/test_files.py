@@ -1,0 +1,85 @@
+"""The files of a run: what other programs read from them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hdrh.log import HistogramLogReader
+
+from analysis import Run, Step, StepRecord
+from loadgen import files
+from loadgen.errors import UsageError
+from tests.factories import make_run, run_step
+
+
+def test_the_interval_log_is_standard(tmp_path: Path) -> None:
+    """HdrHistogram's own reader gets the run's quantiles back from steps.hlog, step by step."""
+    run = make_run()
+    files.write(run, (), tmp_path)
+    reader = HistogramLogReader(str(tmp_path / "steps.hlog"), _empty())
+    read = _empty()
+    while (interval := reader.get_next_interval_histogram()) is not None:
+        read.add(interval)
+    reader.input_file.close()
+    whole = run.steps[0].histogram
+    for record in run.steps[1:]:
+        whole += record.histogram
+    assert read.get_total_count() == whole.total - whole.overflow
+    whole.overflow = 0
+    assert read.get_value_at_percentile(99.0) == pytest.approx(whole.quantile_ns(0.99), rel=1e-3)
+
+
+def _empty() -> "files.HdrHistogram":
+    return files.HdrHistogram(1, files.HIGHEST_NS, files.SIGNIFICANT_DIGITS)
+
+
+def test_each_request_s_times_are_kept(tmp_path: Path) -> None:
+    """steps.npz holds due, done and outcome of every request, by step."""
+    result = run_step(Step(rate_rps=300.0, duration_s=2.0))
+    files.write(make_run(), (result,), tmp_path)
+    with np.load(tmp_path / "steps.npz") as arrays:
+        assert np.array_equal(arrays["step00_due_ns"], result.due_ns)
+        assert np.array_equal(arrays["step00_done_ns"], result.done_ns)
+        assert np.array_equal(arrays["step00_outcome"], result.outcome)
+
+
+def test_run_json_reads_back(tmp_path: Path) -> None:
+    """run.json is JSON, and `Run.from_json` gives the run back."""
+    import json
+
+    run = make_run()
+    files.write(run, (), tmp_path)
+    again = Run.from_json(json.loads((tmp_path / "run.json").read_text(encoding="utf-8")))
+    assert again.as_json() == run.as_json()
+    assert isinstance(again.steps[0], StepRecord)
+
+
+def test_a_full_disk_loses_only_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be written is named, no half of it stays, and the others are written."""
+
+    def full(path: Path, *_: object) -> None:
+        path.write_text("half", encoding="utf-8")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_arrays", full)
+    with pytest.raises(UsageError, match=r"steps\.npz \(No space left on device\)"):
+        files.write(make_run(), (), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "junit.xml", "report.html", "run.json", "steps.hlog", "summary.md",
+    ]  # fmt: skip
+
+
+def test_an_unwritable_folder_is_told_before_the_run(tmp_path: Path) -> None:
+    """A folder that cannot be made is a usage error that names the flag."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="-o"):
+        files.prepare(tmp_path / "file" / "folder")
+
+
+def test_a_run_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs in one second do not share a folder."""
+    monkeypatch.chdir(tmp_path)
+    first, second = files.prepare(None), files.prepare(None)
+    assert first != second
+    assert first.is_dir()
+    assert second.is_dir()
