@@ -28,7 +28,8 @@ def _index(values_ns: NDArray[np.int64]) -> NDArray[np.int64]:
 def _lowest_ns(index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the lowest value that falls into each counter."""
     bucket = np.maximum((index >> _HALF_BITS) - 1, 0)
-    return (index - (bucket << _HALF_BITS)) << bucket
+    lowest: NDArray[np.int64] = (index - (bucket << _HALF_BITS)) << bucket
+    return lowest
 
 
 class Histogram:

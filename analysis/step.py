@@ -198,5 +198,4 @@ class StepResult:
 
     def violations(self, limit_ns: int) -> NDArray[np.bool_]:
         """Return bool (n,): the request was slow or did not succeed."""
-        slow: NDArray[np.bool_] = self.response_ns > limit_ns
-        return slow | (self.outcome != Outcome.OK)
+        return np.logical_or(self.response_ns > limit_ns, self.outcome != Outcome.OK)

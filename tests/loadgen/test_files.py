@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
 from analysis import Run, Step, StepRecord
+from analysis.histogram import HIGHEST_NS, SIGNIFICANT_DIGITS
 from loadgen import files
 from loadgen.errors import UsageError
 from tests.factories import make_run, run_step
@@ -29,8 +31,8 @@ def test_the_interval_log_is_standard(tmp_path: Path) -> None:
     assert read.get_value_at_percentile(99.0) == pytest.approx(whole.quantile_ns(0.99), rel=1e-3)
 
 
-def _empty() -> "files.HdrHistogram":
-    return files.HdrHistogram(1, files.HIGHEST_NS, files.SIGNIFICANT_DIGITS)
+def _empty() -> HdrHistogram:
+    return HdrHistogram(1, HIGHEST_NS, SIGNIFICANT_DIGITS)
 
 
 def test_each_request_s_times_are_kept(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What runs batches: the blocking seam, and the simulated GPU behind it."""
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+from loadgen.clock import now_ns
+from loadgen.server.job import Job
+from loadgen.server.simulated_gpu import RunningBatch, SimulatedGpu
+
+
+class Device(Protocol):
+    """Run batches. Each instance calls from a thread of its own, and a call blocks until its batch is done."""
+
+    def run(self, jobs: Sequence[Job], start_ns: int) -> tuple[Sequence[Any], int]:
+        """Run a batch that left the queue at `start_ns`; return one output a job, and when the batch ended.
+
+        The end is never later than the return. From it on, the instance counts as free.
+        """
+
+
+class SimulatedDevice:
+    """Run the model `SimulatedGpu` in real time, as an identity: each job's outputs are its inputs.
+
+    A batch starts at the time that the caller passes, not at the call, and ends at the time that the model says: the
+    device keeps its own time, as a real one does that has its next batch queued. A thread that wakes 0.1 ms late so
+    delivers a reply 0.1 ms late, and costs the device nothing: overshoot never adds up to lost capacity. A batch is
+    never reported before its end.
+    """
+
+    def __init__(self, gpu: SimulatedGpu) -> None:
+        self._gpu = gpu
+        self._lock = Lock()
+
+    def run(self, jobs: Sequence[Job], start_ns: int) -> tuple[Sequence[Any], int]:
+        """Sleep until the model says that the batch is done."""
+        with self._lock:
+            batch = self._gpu.start(start_ns, sum(job.rows for job in jobs))
+        # The end moves when another instance starts a batch, hence the loop. Python sleeps to an absolute monotonic
+        # deadline; with the instances' sharpened timers it wakes about 0.1 ms late, so nothing here spins.
+        while (left_ns := self._left_ns(batch)) > 0:
+            time.sleep(left_ns / 1e9)
+        assert batch.ended_ns is not None
+        return [job.inputs for job in jobs], batch.ended_ns
+
+    def _left_ns(self, batch: RunningBatch) -> int:
+        """Return how long to sleep; at its end, let the batch leave the model."""
+        with self._lock:
+            end_ns, at_ns = self._gpu.end_ns(batch), now_ns()
+            if end_ns <= at_ns:
+                # Not to `at_ns`: batches of instances whose threads are yet to wake may start before it.
+                self._gpu.advance(end_ns)
+            return 0 if batch.ended_ns is not None else max(1, end_ns - at_ns)

@@ -1,0 +1,127 @@
+"""The server's policies under virtual time against queueing theory. Every tolerance is several standard errors wide."""
+
+from math import factorial, log
+
+import numpy as np
+import pytest
+
+from analysis import Outcome, Step, StepProgress, StepResult
+from loadgen.server.config import ServerConfig
+from tests.virtual import VirtualServer, deterministic, exponential, queue_config
+
+SERVICE_S = 0.01
+
+
+def responses_s(result: StepResult) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return response times in seconds, the first tenth, which starts from an empty server, left out."""
+    return result.response_ns[result.offered // 10 :] / 1e9
+
+
+def open_step(rate_rps: float, duration_s: float, *, arrivals: str = "poisson") -> Step:
+    """Ask for an open-loop step."""
+    return Step(rate_rps=rate_rps, duration_s=duration_s, arrivals=arrivals, seed=5)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_mm1_response_is_exponential(load: float) -> None:
+    """M/M/1: the response time is exponential with rate mu - lambda, so its mean and p99 are known."""
+    server = VirtualServer(queue_config(SERVICE_S * 1e3), noise=exponential(1))
+    response = responses_s(server.run_step(open_step(load / SERVICE_S, 4000)))
+    mean_s = SERVICE_S / (1 - load)
+    assert response.mean() == pytest.approx(mean_s, rel=0.03)
+    assert np.quantile(response, 0.99) == pytest.approx(mean_s * log(100), rel=0.05)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_md1_mean_is_pollaczek_khinchine(load: float) -> None:
+    """M/D/1: the mean response is s + load * s / (2 * (1 - load))."""
+    server = VirtualServer(queue_config(SERVICE_S * 1e3), noise=deterministic())
+    response = responses_s(server.run_step(open_step(load / SERVICE_S, 4000)))
+    assert response.mean() == pytest.approx(SERVICE_S * (1 + load / (2 * (1 - load))), rel=0.03)
+    assert response.min() == pytest.approx(SERVICE_S)
+
+
+@pytest.mark.parametrize("servers", [2, 4])
+def test_mmc_mean_is_erlang_c(servers: int) -> None:
+    """M/M/c: the mean wait is Erlang's C over c * mu - lambda."""
+    load = 0.8
+    offered = load * servers
+    terms = [offered**k / factorial(k) for k in range(servers)]
+    last = offered**servers / factorial(servers) / (1 - load)
+    wait_s = last / (sum(terms) + last) * SERVICE_S / (servers * (1 - load))
+    server = VirtualServer(queue_config(SERVICE_S * 1e3, servers=servers), noise=exponential(2))
+    response = responses_s(server.run_step(open_step(offered / SERVICE_S, 2000 / servers * 2)))
+    assert response.mean() == pytest.approx(SERVICE_S + wait_s, rel=0.05)
+
+
+def test_dd1_never_waits_below_capacity_and_queues_above() -> None:
+    """D/D/1: below capacity every response is the service time; above it the queue grows by the excess rate."""
+    server = VirtualServer(queue_config(SERVICE_S * 1e3), noise=deterministic())
+    below = server.run_step(open_step(99.9, 100, arrivals="constant"))
+    assert set(below.response_ns.tolist()) == {round(SERVICE_S * 1e9)}
+    above = server.run_step(open_step(125, 10, arrivals="constant"))
+    growth_s = np.diff(above.response_ns) / 1e9
+    assert growth_s == pytest.approx(SERVICE_S - 1 / 125, abs=1e-8)
+    assert (above.end_ns - above.start_ns) / 1e9 == pytest.approx(0.004 + 1250 * SERVICE_S, abs=1e-6)
+
+
+def test_littles_law_holds_with_batching() -> None:
+    """Little: the mean number of requests in the default server is its rate times their mean response."""
+    in_flight: list[int] = []
+
+    def watch(progress: StepProgress) -> bool:
+        in_flight.append(progress.in_flight)
+        return False
+
+    result = VirtualServer().run_step(open_step(400, 2000), watch)
+    assert np.mean(in_flight[200:]) == pytest.approx(400 * responses_s(result).mean(), rel=0.03)
+
+
+def test_default_server_meets_its_known_latencies() -> None:
+    """The default device has p99 30 ms at 171 req/s, and carries 571 req/s when it is never idle."""
+    server = VirtualServer()
+    light = server.run_step(open_step(171, 600))
+    assert np.quantile(responses_s(light), 0.99) == pytest.approx(0.030, abs=0.001)
+    flood = server.run_step(open_step(1000, 4.0))
+    assert flood.offered / (flood.end_ns - flood.start_ns) * 1e9 == pytest.approx(571, rel=0.02)
+
+
+def test_closed_loop_obeys_the_response_time_law() -> None:
+    """N users with think time Z get X = N / (R + Z) requests a second, and never more than N are in flight."""
+    most = 0
+
+    def watch(progress: StepProgress) -> bool:
+        nonlocal most
+        most = max(most, progress.in_flight)
+        return False
+
+    server = VirtualServer(think_s=0.05)
+    result = server.run_step(Step(users=20, duration_s=200, seed=1), watch)
+    rate_rps = result.offered / 200
+    assert rate_rps == pytest.approx(20 / (result.response_ns.mean() / 1e9 + 0.05), rel=0.01)
+    assert 0 < most <= 20
+
+
+def test_overloaded_stops_the_sending_and_the_server_drains() -> None:
+    """A step that is called overloaded sends nothing more, answers what it sent, and the next one starts empty."""
+    server = VirtualServer()
+    aborted = server.run_step(open_step(2000, 60), lambda progress: progress.oldest_pending_s > 0.5)
+    assert aborted.aborted
+    assert 0.5 < aborted.offered_span_s < 1.5
+    assert aborted.counts["ok"] == aborted.offered
+    after = server.run_step(open_step(50, 10))
+    assert after.start_ns == aborted.end_ns
+    assert after.response_ns.max() < 0.1e9
+
+
+def test_full_queue_shows_as_failures() -> None:
+    """What the bounded queue refuses comes back as failed, and the books close."""
+    result = VirtualServer(ServerConfig(max_queue_size=64)).run_step(open_step(1500, 5))
+    assert set(np.unique(result.outcome)) == {Outcome.OK, Outcome.HTTP_STATUS}
+    assert sum(result.counts.values()) == result.offered
+
+
+def test_same_seed_same_result() -> None:
+    """A virtual run is a function of its seeds."""
+    first, second = (VirtualServer().run_step(open_step(300, 20)) for _ in range(2))
+    assert np.array_equal(first.done_ns, second.done_ns)
