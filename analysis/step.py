@@ -198,4 +198,5 @@ class StepResult:
 
     def violations(self, limit_ns: int) -> NDArray[np.bool_]:
         """Return bool (n,): the request was slow or did not succeed."""
-        return np.logical_or(self.response_ns > limit_ns, self.outcome != Outcome.OK)
+        violated: NDArray[np.bool_] = (self.response_ns > limit_ns) | (self.outcome != Outcome.OK)
+        return violated
