@@ -1,5 +1,10 @@
 """The checks that every change passes (`nox`), and the longer measurements (`nox -s bench`, …)."""
 
+import re
+import shlex
+import tempfile
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "typing", "tests"]
@@ -38,3 +43,13 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".", *TEST_TOOLS)
     session.run("python", "-m", "tests.bench.engine_cost", *session.posargs)
     session.run("python", "-m", "tests.bench.default_scenario", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def readme(session: nox.Session) -> None:
+    """Run the README's two commands in a fresh clone elsewhere, as a stranger would."""
+    commands = re.findall(r"^python3 -m venv .*$", Path("README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("git", "clone", "-q", ".", folder, external=True)
+        for command in commands:
+            session.run("bash", "-c", f"cd {shlex.quote(folder)} && time ({command})", external=True)

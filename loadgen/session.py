@@ -74,7 +74,7 @@ class _Interrupts:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[_Interrupts]:
+def interrupts() -> Iterator[_Interrupts]:
     """Collect SIGINT and SIGTERM instead of dying of them."""
     seen = _Interrupts()
     before = {number: signal.signal(number, seen) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -103,10 +103,10 @@ def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show) -> Fi
             url, body = stack.enter_context(embedded.reference_server(scenario.server)), body or embedded.BODY
         endpoint = Endpoint.of(url)
         request = request_bytes(endpoint, scenario.target.method, scenario.target.headers, body)
-        interrupts = stack.enter_context(_interrupts())
+        seen = stack.enter_context(interrupts())
         fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request)))
-        _preflight(fleet, url, interrupts)
-        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, interrupts, show).run()
+        _preflight(fleet, url, seen)
+        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, seen, show).run()
 
 
 def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes) -> Setup:

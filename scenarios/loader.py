@@ -1,0 +1,194 @@
+"""Read scenario files, device profiles and replay files."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from analysis import SLA
+from scenarios.duration import parse_duration_s
+from scenarios.scenario import Scenario, ScenarioError, build, unknown_key
+
+_FOLDER = Path(__file__).parent
+_DEVICE_KEYS = ("t0_ms", "t1_ms", "jitter_sigma")
+_DURATIONS = {"target.timeout": "timeout_s", "load.think": "think_s", "search.budget": "budget_s"}
+_RENAMED = {f"{key.partition('.')[0]}.{field}": key for key, field in _DURATIONS.items()}
+_FILE_KEYS = {**_RENAMED, "slas": "sla"}
+_TABLES = ("target", "server", "load", "sla", "search")
+
+
+class _Objectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    objectives: tuple[str, ...]
+    error_budget: float = 0.001
+
+
+def bundled() -> list[str]:
+    """Return the names of the scenarios that come with the program."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load(name_or_path: str, flags: Mapping[str, Any] | None = None) -> Scenario:
+    """Read a bundled scenario by its name, or a scenario file; lay the command line's values over it.
+
+    Args:
+        name_or_path: Such as `default` or `checkout.toml`.
+        flags: Tables and values under the names of `Scenario`'s fields, in their units; they win.
+
+    Raises:
+        ScenarioError: There is no such file, it is no TOML, or a rule is broken.
+    """
+    path = _find(name_or_path, _FOLDER, "scenario")
+    plain = _plain(_read_toml(path), path)
+    scenario = build(plain, path.name, _FILE_KEYS)
+    return build(_laid_over(plain, flags), "command line", {}) if flags else scenario
+
+
+def device(name_or_path: str) -> dict[str, float]:
+    """Read a device profile: a bundled one by its name, or a file.
+
+    Returns:
+        The server settings that describe the device: t0_ms, t1_ms, jitter_sigma.
+
+    Raises:
+        ScenarioError: There is no such file, it is no TOML, or a rule is broken.
+    """
+    path = _find(name_or_path, _FOLDER / "devices", "device")
+    profile = _read_toml(path)
+    for key in profile:
+        if key not in _DEVICE_KEYS:
+            raise ScenarioError(f"{path.name}: {unknown_key(key, list(_DEVICE_KEYS))}")
+    build({"name": path.stem, "server": profile}, path.name, {f"server.{key}": key for key in _DEVICE_KEYS})
+    return profile
+
+
+def read_due_times(path: Path) -> tuple[float, ...]:
+    """Read a replay file: one due time in seconds a line; empty lines and those after `#` are skipped.
+
+    Raises:
+        ScenarioError: A line is no number, or the file cannot be read.
+    """
+    times = []
+    for number, line in enumerate(_read_bytes(path).decode(errors="replace").splitlines(), start=1):
+        text = line.partition("#")[0].strip()
+        try:
+            value = float(text or "0")
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ScenarioError(f"{path.name}: line {number}: '{text}' is not a due time in seconds")
+        if text:
+            times.append(value)
+    return tuple(times)
+
+
+def read_body(text: str, folder: Path) -> bytes:
+    """Return a body given as text, or as `@file` relative to `folder`.
+
+    Raises:
+        ScenarioError: The file cannot be read.
+    """
+    return _read_bytes(folder / text[1:]) if text.startswith("@") else text.encode()
+
+
+def _find(name_or_path: str, folder: Path, what: str) -> Path:
+    bundled_one = folder / f"{name_or_path}.toml"
+    if "/" not in name_or_path and bundled_one.is_file():
+        return bundled_one
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(sorted(one.stem for one in folder.glob("*.toml")))
+        raise ScenarioError(f"{what} '{name_or_path}': there is no such file, and the bundled ones are {names}")
+    return path
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_read_bytes(path).decode())
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path.name}: is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path.name}: is not valid TOML: {error}") from None
+
+
+def _plain(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Turn a file's form into the fields' form: durations to seconds, files read, SLAs parsed."""
+    plain = {"name": path.stem, **raw}
+    for table in _TABLES:
+        if not isinstance(plain.get(table, {}), dict):
+            raise ScenarioError(f"{path.name}: {table}: must be a table, [{table}]")
+        if table in plain:
+            plain[table] = dict(plain[table])
+    if "slas" in raw:
+        raise ScenarioError(f"{path.name}: {unknown_key('slas', list(_TABLES))}")
+    for field, key in _RENAMED.items():
+        _read_duration(plain, field, key, path.name)
+    target, load_table, server = plain.get("target", {}), plain.get("load", {}), plain.get("server", {})
+    if "body" in target:
+        target["body"] = read_body(_text(target["body"], f"{path.name}: target.body"), path.parent)
+    if "replay" in load_table:
+        name = _text(load_table["replay"], f"{path.name}: load.replay").removeprefix("@")
+        load_table["replay"] = read_due_times(path.parent / name)
+    if load_table.get("workers") == "auto":
+        del load_table["workers"]
+    if "device" in server:
+        profile = device(_text(server.pop("device"), f"{path.name}: server.device"))
+        plain["server"] = {**profile, **server}
+    if "sla" in plain:
+        plain["slas"] = _slas(plain.pop("sla"), path.name)
+    return plain
+
+
+def _read_duration(plain: dict[str, Any], field: str, key: str, source: str) -> None:
+    table_name, _, file_key = key.partition(".")
+    table, field_name = plain.get(table_name, {}), field.partition(".")[2]
+    if field_name in table:
+        raise ScenarioError(f"{source}: {unknown_key(field, [file_key])}")
+    if file_key in table:
+        text = table.pop(file_key)
+        try:
+            table[field_name] = parse_duration_s(text if isinstance(text, str) else repr(text))
+        except ValueError as error:
+            raise ScenarioError(f"{source}: {key}: {error}") from None
+
+
+def _slas(table: dict[str, Any], source: str) -> tuple[SLA, ...]:
+    names = _Objectives.__struct_fields__
+    for key in table:
+        if key not in names:
+            raise ScenarioError(f"{source}: {unknown_key(f'sla.{key}', list(names))}")
+    try:
+        spec = msgspec.convert(table, _Objectives)
+    except msgspec.ValidationError:
+        raise ScenarioError(
+            f'{source}: sla: write objectives = ["p99<200ms"] and, if wanted, error_budget = 0.001'
+        ) from None
+    try:
+        return tuple(SLA.parse(text, error_budget=spec.error_budget) for text in spec.objectives)
+    except ValueError as error:
+        key = "error_budget" if "error_budget" in str(error) else "objectives"
+        raise ScenarioError(f"{source}: sla.{key}: {error}") from None
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise ScenarioError(f"{where}: {value!r} must be text")
+    return value
+
+
+def _laid_over(plain: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge table by table; a flag's value wins."""
+    merged = dict(plain)
+    for key, value in flags.items():
+        under = merged.get(key)
+        merged[key] = {**under, **value} if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,282 @@
+"""The scenario: everything that a run needs to know, frozen, validated once when it is built."""
+
+import base64
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+from analysis import SLA
+
+_MAX = 1e9  # every number is finite: TOML knows inf and nan, a load does not
+Positive = Annotated[float, Meta(gt=0, le=_MAX)]
+NotNegative = Annotated[float, Meta(ge=0, le=_MAX)]
+AtLeastOne = Annotated[int, Meta(ge=1, le=10**6)]
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+class ScenarioError(ValueError):
+    """A scenario is wrong; the message is one sentence that names file, key and rule."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Say where requests go and what they carry.
+
+    Attributes:
+        url: http://host:port/path, never with a login in it; None: the embedded reference server.
+        method: None only with the embedded server, whose own request is then sent.
+        headers: By name, as given.
+        body: Of every request; None: no body.
+        timeout_s: Of one request from its due time, seconds; None: 10 times the slowest SLA, at least 2 s.
+    """
+
+    url: str | None = None
+    method: str | None = None
+    headers: dict[str, str] = {}
+    body: bytes | None = None
+    timeout_s: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            _check_url(self.url)
+        if self.method is not None and not _TOKEN.fullmatch(self.method):
+            raise ValueError(f"method: '{self.method}' is not an HTTP method such as GET or POST")
+        for name, value in self.headers.items():
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"headers: '{name}' is not a header name")
+            if any((ord(sign) < 32 and sign != "\t") or ord(sign) == 127 for sign in value):
+                raise ValueError(f"headers: the value of '{name}' must be one line without control characters")
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Say how load is made.
+
+    Attributes:
+        mode: "open": requests fall due by a schedule; "closed": users wait for their reply.
+        arrivals: Open loop: the process that draws the schedule.
+        cv: Of "gamma": coefficient of variation of the gaps.
+        replay: Of "replay": due times, seconds, not decreasing.
+        think_s: Closed loop: pause of a user between reply and next request, seconds.
+        connections: Highest number of open connections, over all workers.
+        workers: Engine processes; None: chosen from the machine's cores.
+        start_rps: Where an open search begins; None: the search decides.
+        max_rps: Where an open search ends at the latest.
+        max_users: Where a closed search ends at the latest.
+    """
+
+    mode: Literal["open", "closed"] = "open"
+    arrivals: Literal["poisson", "constant", "gamma", "replay"] = "poisson"
+    cv: Positive = 1.0
+    replay: tuple[float, ...] = ()
+    think_s: NotNegative = 0.0
+    connections: AtLeastOne = 4096
+    workers: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    start_rps: Positive | None = None
+    max_rps: Positive | None = None
+    max_users: AtLeastOne | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_rps is not None and self.max_rps is not None and self.start_rps > self.max_rps:
+            raise ValueError(f"start_rps: {self.start_rps:g} is above max_rps, {self.max_rps:g}")
+        if self.arrivals == "replay" and not self.replay:
+            raise ValueError("replay: name the file of due times that arrivals = 'replay' needs, one time in s a line")
+        if self.replay and not _increasing(self.replay):
+            raise ValueError("replay: needs at least two due times, in seconds, not negative, that increase")
+
+
+class SearchPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Say how well the answer is to be known, and what it may cost.
+
+    Attributes:
+        precision: Half-width of the interval over its value that ends the search, in (0, 1).
+        budget_s: Time that load may run, seconds.
+        seed: Of every random stream. The same seed gives the same schedules.
+    """
+
+    precision: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    budget_s: Positive = 180.0
+    seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Name the embedded server's settings; a Scenario holds them as a plain mapping, which the server's process reads.
+
+    Attributes:
+        t0_ms: Time of a batch, its constant part, milliseconds.
+        t1_ms: Time of a batch for every request in it, milliseconds.
+        jitter_sigma: Sigma of the lognormal factor on that time.
+        max_batch_size: Requests.
+        preferred_batch_sizes: Sizes at which a batch leaves at once.
+        max_queue_delay_us: Longest wait for a fuller batch, microseconds.
+        instances: Copies of the model that share the device.
+        max_queue_size: Requests that may wait; one more is answered 503.
+    """
+
+    t0_ms: Annotated[float, Meta(ge=0, le=60_000)] = 8.0
+    t1_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1.5
+    jitter_sigma: Annotated[float, Meta(ge=0, le=3)] = 0.03
+    max_batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
+    preferred_batch_sizes: tuple[AtLeastOne, ...] = ()
+    max_queue_delay_us: Annotated[int, Meta(ge=0, le=60_000_000)] = 10_000
+    instances: Annotated[int, Meta(ge=1, le=64)] = 1
+    max_queue_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
+
+    def __post_init__(self) -> None:
+        if any(size > self.max_batch_size for size in self.preferred_batch_sizes):
+            raise ValueError(f"preferred_batch_sizes: none may be above max_batch_size, {self.max_batch_size}")
+        if self.t0_ms + self.t1_ms == 0:
+            raise ValueError("t0_ms: a batch must take time, but t0_ms and t1_ms are both 0")
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Be everything that a run needs to know.
+
+    Attributes:
+        name: Of the scenario.
+        target: Where requests go.
+        server: Settings of the embedded server, all of `ServerSettings` present; unused when the target has a URL.
+        load: How load is made.
+        slas: What must hold; empty where neither file nor flag says so.
+        search: How well the answer is to be known.
+        require_rps: Rate that must be reached, requests per second, or None.
+    """
+
+    name: str
+    target: Target = Target()
+    server: dict[str, Any] = {}
+    load: Load = Load()
+    slas: tuple[SLA, ...] = ()
+    search: SearchPlan = SearchPlan()
+    require_rps: Positive | None = None
+
+
+class _ServerTable(msgspec.Struct, frozen=True):
+    server: ServerSettings
+
+
+def build(plain: Mapping[str, Any], source: str, file_keys: Mapping[str, str]) -> Scenario:
+    """Build a scenario from its plain form: the fields' names, numbers in their fields' units.
+
+    Args:
+        plain: The tables.
+        source: What to name in an error: the file, or the command line.
+        file_keys: What a user calls a key, by its path here, where the two differ.
+
+    Raises:
+        ScenarioError: A rule is broken.
+    """
+    table = _convert({"server": plain.get("server", {})}, _ServerTable, source, file_keys)
+    whole = {
+        **plain,
+        "server": msgspec.to_builtins(table.server),
+        "target": _with_defaults(plain.get("target", {})),
+    }
+    return _convert(whole, Scenario, source, file_keys)
+
+
+def _with_defaults(target: Any) -> Any:
+    """Fill in what a URL and a body imply: http, credentials as a header, GET, or POST of JSON."""
+    if not isinstance(target, Mapping):
+        return target
+    filled, headers = dict(target), target.get("headers", {})
+    url, body = filled.get("url"), filled.get("body")
+    if isinstance(url, str) and isinstance(headers, Mapping):
+        filled["url"], login = _split_login(url if "://" in url else f"http://{url}")
+        headers = headers if _has(headers, "authorization") else {**headers, **login}
+    if filled.get("method") is None and (body is not None or url is not None):
+        filled["method"] = "GET" if body is None else "POST"
+    if body is not None and isinstance(headers, Mapping) and not _has(headers, "content-type"):
+        headers = {**headers, "Content-Type": "application/json"}
+    return {**filled, "headers": headers}
+
+
+def _has(headers: Mapping[Any, Any], name: str) -> bool:
+    return name in {str(given).lower() for given in headers}
+
+
+def _split_login(url: str) -> tuple[str, dict[str, str]]:
+    """Take `user:password@` out of a URL, as the header that says the same (RFC 7617)."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url, {}
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    token = base64.b64encode(unquote(login).encode()).decode()
+    return urlunsplit(parts._replace(netloc=host)), {"Authorization": f"Basic {token}"}
+
+
+def _convert(plain: Mapping[str, Any], kind: type[_Struct], source: str, names: Mapping[str, str]) -> _Struct:
+    """Convert to a Struct; turn the library's message into a sentence that names source, key and rule."""
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise ScenarioError(f"{source}: {_sentence(message, path.strip('.`'), plain, kind, names)}") from None
+
+
+def _sentence(message: str, path: str, plain: Any, kind: Any, names: Mapping[str, str]) -> str:
+    """Say which key breaks which rule."""
+    value, field_type = plain, kind
+    for key in re.findall(r"[^.\[\]]+", path):
+        field_type = _inner_type(field_type, key)
+        value = value[int(key)] if key.isdigit() else value.get(key) if isinstance(value, Mapping) else value
+    shown = names.get(path, path).removesuffix("[...]")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        fields = (f"{path}.{name}".strip(".") for name in field_type.__struct_fields__)
+        valid = [names.get(field, field).rpartition(".")[2] for field in fields]
+        return unknown_key(f"{path}.{unknown[1]}".strip("."), valid)
+    if message.startswith("Invalid enum value"):
+        return f"{shown}: {value!r} is not one of {', '.join(map(str, get_args(field_type)))}"
+    expected = re.fullmatch(r"Expected `(.*?)`(?:, got `.*`|( [<>=]+ \S+))?", message)
+    if expected:
+        words = {"int": "a whole number", "float": "a number", "str": "text", "object": "a table", "array": "a list"}
+        wanted = " or ".join(words.get(word, word) for word in expected[1].split(" | ") if word != "null")
+        return f"{shown}: {value!r} must be {wanted}{expected[2] or ''}"
+    key, colon, rule = message.partition(": ")
+    if colon and key in getattr(field_type, "__struct_fields__", ()):
+        path = f"{path}.{key}".strip(".")
+        return f"{names.get(path, path)}: {rule}"
+    return f"{shown}: {message}" if shown else message
+
+
+def unknown_key(path: str, valid: list[str]) -> str:
+    """Say that a key is unknown, with the nearest valid one."""
+    near = get_close_matches(path.rpartition(".")[2], valid, n=1)
+    remedy = f"did you mean '{near[0]}'?" if near else f"the keys here are {', '.join(sorted(valid))}"
+    return f"{path}: unknown key; {remedy}"
+
+
+def _inner_type(kind: Any, key: str) -> Any:
+    """Return the type of a Struct's field, without what may be None beside it."""
+    if not hasattr(kind, "__struct_fields__"):
+        return kind
+    found = get_type_hints(kind).get(key)
+    options = [option for option in get_args(found) if option is not type(None)]
+    is_optional = get_origin(found) is not Literal and len(options) == 1 and type(None) in get_args(found)
+    return options[0] if is_optional else found
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"url: '{url}' is not a URL ({error})") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"url: '{url}' is not an HTTP address: write http://host:port/path")
+    if any(ord(sign) <= 32 or ord(sign) == 127 for sign in url):
+        raise ValueError("url: contains spaces or control characters; write them percent-encoded, such as %20")
+
+
+def _increasing(times: tuple[float, ...]) -> bool:
+    steady = all(early <= late for early, late in pairwise(times))
+    return len(times) >= 2 and steady and 0 <= times[0] < times[-1] <= _MAX

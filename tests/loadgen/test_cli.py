@@ -1,0 +1,325 @@
+"""The command line over a fake session: what is printed where, and the exit code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadgen import files, session
+from loadgen.cli import main, run
+from loadgen.errors import OpfindError, TargetError, UsageError
+from loadgen.progress import Progress
+from loadgen.session import Finished
+from scenarios import Scenario
+from tests.factories import P99, make_answer, make_records, make_run
+
+RECORDS = make_records()
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {
+    "verdict", "rate_rps", "safe_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps",
+    "utilisation", "sla", "limited_by", "stop_reason", "method", "exit_code", "error", "steps", "wall_s", "folder",
+    "version",
+}  # fmt: skip
+
+
+class FakeSession:
+    """Stand in for `session.run`: note what it is given, and return or raise what the test wants."""
+
+    def __init__(self, end: Finished | BaseException) -> None:
+        self.end = end
+        self.scenarios: list[Scenario] = []
+        self.environment: Mapping[str, Any] = {}
+
+    def __call__(
+        self, scenario: Scenario, *, environment: Mapping[str, Any], show: Callable[[Progress], None]
+    ) -> Finished:
+        """Play a short run."""
+        self.scenarios.append(scenario)
+        self.environment = environment
+        last = RECORDS[-1]
+        show(
+            Progress(
+                elapsed_s=1, budget_s=2, index=last.index, step=last.step, step_elapsed_s=1, ended=True, sla=P99,
+                judgement=last.judgement, quantile=last.p99, offered_rps=1, achieved_rps=1, in_flight=0,
+                records=RECORDS,
+            )
+        )  # fmt: skip
+        if isinstance(self.end, BaseException):
+            raise self.end
+        return self.end
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _finished(crash: Exception | None = None, **changes: Any) -> Finished:
+    return Finished(run=make_run(steps=RECORDS, **changes), results=(), crash=crash)
+
+
+def _play(monkeypatch: pytest.MonkeyPatch, end: Finished | BaseException) -> FakeSession:
+    fake = FakeSession(end)
+    monkeypatch.setattr(session, "run", fake)
+    monkeypatch.setattr(files, "write", lambda run, results, folder: (folder / "run.json").touch())
+    return fake
+
+
+def test_the_answer_goes_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`opfind run --sla-p99 200ms` prints the answer, keeps the steps on standard error, and ends with 0."""
+    fake = _play(monkeypatch, _finished())
+    assert main(["run", "--sla-p99", "200ms", "-o", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Found")
+    assert "step  13  confirm" in err
+    assert "bundled reference server" in err
+    assert "run.json" in out
+    assert fake.scenarios[0].slas == (P99,)
+    assert fake.environment["command"] == f"opfind run --sla-p99 200ms -o {tmp_path / 'out'}"
+
+
+def test_a_new_folder_is_made_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without -o each run has a folder of its own under opfind-runs/."""
+    _play(monkeypatch, _finished())
+    assert main(["run", "--sla-p99", "200ms"]) == 0
+    assert main(["run", "--sla-p99", "200ms"]) == 0
+    assert len(list((tmp_path / "opfind-runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 4, 5, 130, 143])
+def test_json_is_one_flat_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int
+) -> None:
+    """With --json standard output is one object with every key, and the words are on standard error."""
+    verdict = {0: "found", 1: "unmet", 3: "undecided", 4: "client_limited", 5: "target_failed"}.get(code, "undecided")
+    _play(monkeypatch, _finished(exit_code=code, answer=make_answer(verdict=verdict, knee_rps=None)))
+    assert main(["run", "--sla-p99", "200ms", "--json", "-o", str(tmp_path)]) == code
+    out, err = capsys.readouterr()
+    plain = json.loads(out)
+    assert len(out.splitlines()) == 1
+    assert set(plain) == KEYS
+    assert plain["verdict"] == verdict
+    assert plain["rate_rps"] == {"value": 553.4, "low": 545.2, "high": 561.0}
+    assert plain["knee_rps"] is None
+    assert (plain["sla"], plain["exit_code"], plain["steps"]) == ("p99<200ms", code, len(RECORDS))
+    assert (plain["error"] is not None) == (code == 5)
+    assert plain["folder"] == str(tmp_path)
+    assert "Operating point" in err
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        (TargetError("the target is unreachable; start it"), 5, "the target is unreachable; start it"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("oops\nmore"), 70, "internal error, a defect of opfind (ZeroDivisionError: oops)"),
+        (OpfindError("no server"), 70, "internal error, a defect of opfind (no server)"),
+    ],
+)
+def test_an_error_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: BaseException, code: int, words: str
+) -> None:
+    """What ends a run before its answer is one line on standard error, and in the JSON object, with its exit code."""
+    _play(monkeypatch, end)
+    assert main(["run", "--sla-p99", "200ms", "--json"]) == code
+    out, err = capsys.readouterr()
+    plain = json.loads(out)
+    assert set(plain) == KEYS
+    assert plain["verdict"] == ("target_failed" if code == 5 else None)
+    assert (plain["exit_code"], plain["rate_rps"], plain["steps"]) == (code, None, 0)
+    complaint = err.splitlines()[-1]
+    assert complaint.startswith(f"opfind: error: {words}")
+    assert plain["error"] == complaint.removeprefix("opfind: error: ")
+    assert "Traceback" not in err
+
+
+def test_an_internal_error_leaves_its_traceback_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The traceback of a defect is in the run's folder, at the path that the sentence names, secrets masked."""
+    _play(monkeypatch, ZeroDivisionError("at http://u:hunter2@h/"))
+    assert main(["run", "--sla-p99", "200ms", "-o", str(tmp_path)]) == 70
+    err = capsys.readouterr().err
+    (path,) = tmp_path.glob("opfind-error-*.txt")
+    assert str(path) in err
+    assert "Traceback" in path.read_text()
+    assert "hunter2" not in path.read_text() + err
+
+
+def test_a_defect_after_measuring_keeps_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A search that breaks midway still has its files and numbers; the code is 70."""
+    _play(monkeypatch, _finished(crash=ZeroDivisionError("late"), exit_code=70))
+    assert main(["run", "--sla-p99", "200ms", "--json", "-o", str(tmp_path)]) == 70
+    out, err = capsys.readouterr()
+    plain = json.loads(out)
+    assert plain["rate_rps"]["value"] == 553.4
+    assert "ZeroDivisionError: late" in plain["error"]
+    assert (tmp_path / "run.json").exists()
+    assert err.splitlines()[-1].startswith("opfind: error: internal error")
+
+
+def test_files_that_cannot_be_written_do_not_hide_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A full disk at the end is a usage error, but what was measured is printed."""
+    _play(monkeypatch, _finished())
+
+    def full(*_: object) -> None:
+        raise UsageError("could not write run.json (No space left on device)")
+
+    monkeypatch.setattr(files, "write", full)
+    assert main(["run", "--sla-p99", "200ms", "-o", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "Operating point" in out
+    assert "opfind: error: could not write run.json (No space left on device)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "there is no SLA: say what must hold, such as --sla-p99 200ms or --sla 'p95<80ms'"),
+        (["run", "--sla-p99", "0ms"], "--sla-p99: '0ms' is not a latency limit"),
+        (["run", "--sla-p99", "200"], "'200' is not a latency: write a number with a unit us, ms or s, such as 200ms"),
+        (["run", "--sla", "p99"], "--sla: 'p99' is not an SLA"),
+        (["run", "--bogus"], "No such option"),
+        (["run", "--budget", "3"], "'3' is not a duration"),
+        (["run", "--mode", "half"], "'half' is not one of 'open', 'closed'"),
+        (["run", "--sla-p99", "1s", "--scenario", "nosuch"], "scenario 'nosuch': there is no such file"),
+        (["run", "http://u:hunter2@h/", "http://x/?key=hunter2"], "unexpected extra argument"),
+        (["run", "-H", "Bearer hunter2"], "write 'Name: value'"),
+        (["serve", "--port", "99999"], "'99999' is not a port from 0 to 65535"),
+        (["serve", "--device", "nosuch"], "device 'nosuch': there is no such file, and the bundled ones are simulated"),
+        (["fly"], "No such command 'fly'"),
+    ],
+)
+def test_a_usage_error_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    """A wrong flag ends with code 2, one line on standard error, nothing on standard output, and no secret."""
+    assert main([*arguments, *(["--json"] if arguments[0] == "run" else [])]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("opfind: error: ")
+    assert words in err
+    assert "hunter2" not in err
+
+
+def test_broken_toml_names_line_and_column(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A scenario file with a typing mistake leads to the place."""
+    (tmp_path / "broken.toml").write_text("[load]\nmode = open\n")
+    assert main(["run", "--sla-p99", "1s", "--scenario", str(tmp_path / "broken.toml")]) == 2
+    assert "broken.toml: is not valid TOML: Invalid value (at line 2, column 8)" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_ends_before_any_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """When the output cannot be written, nothing is sent."""
+    (tmp_path / "file").touch()
+    fake = _play(monkeypatch, _finished())
+    assert main(["run", "--sla-p99", "1s", "-o", str(tmp_path / "file" / "x")]) == 2
+    assert fake.scenarios == []
+    assert "cannot write into" in capsys.readouterr().err
+
+
+def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    """The flags are those that the documentation promises, and the help lists each."""
+    assert main(["run", "--help"]) == 0
+    shown = capsys.readouterr().out
+    flags = {option for param in run.params for option in param.opts if option.startswith("-")}
+    assert flags == set(
+        re.findall(
+            r"\S+",
+            """--sla-p99 --sla --error-budget --mode --arrivals --seed --precision --budget --timeout --start-rps
+            --max-rps --max-users --connections --workers --method -H --header --body --scenario --require-rps
+            -o --output --json""",
+        )
+    )
+    for flag in flags:
+        assert f" {flag}" in shown, flag
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["serve", "--help"]])
+def test_help_and_version_are_quick(arguments: list[str]) -> None:
+    """They load none of the heavy libraries, which is what makes them quick."""
+    script = f"""
+import sys
+from loadgen.cli import main
+assert main({arguments!r}) == 0
+print([name for name in ("numpy", "scipy", "matplotlib", "rich", "msgspec", "aiohttp") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+_UNDECIDED = """
+import sys
+from loadgen import files, session
+from loadgen.cli import main
+from loadgen.session import Finished
+from tests.factories import make_run
+session.run = lambda scenario, *, environment, show: Finished(run=make_run(exit_code=3), results=())
+files.write = lambda *_: None
+sys.exit(main(["run", "--sla-p99", "200ms", "-o", sys.argv[1]]))
+"""
+
+
+def test_a_reader_that_leaves_changes_nothing(tmp_path: Path) -> None:
+    """`opfind run … | head -0` ends with the run's own code and without a complaint of Python's."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", _UNDECIDED, str(tmp_path)]
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 3
+    assert "Error" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_terminal_without_our_characters_shows_others(tmp_path: Path) -> None:
+    """An ASCII-only stream gets other characters instead of an exception."""
+    command = [sys.executable, "-c", _UNDECIDED, str(tmp_path)]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "Operating point" in done.stdout
+
+
+def test_serve_hands_the_profile_to_the_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`opfind serve` parses the device profile, starts the server, and says where it listens."""
+    from loadgen.server import serve as serve_module
+
+    seen: list[Any] = []
+
+    def fake_serve(config: Any, *, host: str, port: int, ready: Callable[[int], None]) -> None:
+        seen.append((config.t0_ms, host, port))
+        ready(4321)
+
+    monkeypatch.setattr(serve_module, "serve", fake_serve)
+    (tmp_path / "slow.toml").write_text("t0_ms = 99.0\n")
+    assert main(["serve", "--host", "::1", "--port", "0", "--device", str(tmp_path / "slow.toml")]) == 0
+    assert seen == [(99.0, "::1", 0)]
+    assert capsys.readouterr().out == "listening on http://[::1]:4321\n"
+
+
+def test_no_thread_of_the_view_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After a run the view's thread is gone."""
+    _play(monkeypatch, _finished())
+    main(["run", "--sla-p99", "200ms", "-o", str(tmp_path)])
+    assert "opfind-view" not in {thread.name for thread in threading.enumerate()}

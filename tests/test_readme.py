@@ -1,0 +1,69 @@
+"""The README's commands are run as they stand there; the two long ones by `nox -s readme`."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_target import fake_target, free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+SHORT = [line for line in COMMANDS if line.startswith("opfind ")]
+
+
+def arguments_of(line: str, base: str) -> list[str]:
+    """Return a command's words with the README's server replaced by a test's."""
+    return [word.replace("http://127.0.0.1:8000/predict", base + "/slow/5") for word in shlex.split(line)[1:]]
+
+
+def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
+    """Start opfind in a folder."""
+    command = [sys.executable, "-m", "loadgen", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line])
+def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
+    """Each `opfind run` of the README gives an answer, here on a small budget."""
+    (tmp_path / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
+    with fake_target() as target:
+        bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
+        with opfind([*arguments_of(line, target.base), *bounds, "--budget", "6s"], tmp_path) as process:
+            stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode in (0, 1, 3, 4), stderr
+    assert "operating point" in (stdout + stderr).lower() or '"verdict"' in stdout or "users" in stdout
+
+
+@pytest.mark.parametrize("line", [line for line in SHORT if " serve" in line])
+def test_the_serve_command_serves(line: str, tmp_path: Path) -> None:
+    """`opfind serve` says where it listens, and ends with exit code 0 when asked to."""
+    words = [str(free_port()) if word == "8000" else word for word in arguments_of(line, "")]
+    with opfind(words, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_the_two_commands_stand_in_the_readme_and_in_ci() -> None:
+    """There are two commands that set up and do everything, and CI runs the second one to the letter."""
+    first, second = (line for line in COMMANDS if line.startswith("python3 -m venv"))
+    assert first.endswith("opfind run --sla-p99 200ms")
+    assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    """No link into the repository is dead."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
