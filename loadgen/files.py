@@ -71,13 +71,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write_arrays(path: Path, results: Sequence[StepResult]) -> None:
-    """Write the times of each request, int64 ns, one array a step and column, such as `step03_due_ns`."""
+    """Write the times of each request, int64 ns, one array a step and column, such as `step03_due_ns` for the third."""
     columns = {}
     for index, result in enumerate(results):
         for name in ("due_ns", "sent_ns", "first_byte_ns", "done_ns", "outcome"):
             column = getattr(result, name)
             if column is not None:
-                columns[f"step{index:02d}_{name}"] = column
+                columns[f"step{index + 1:02d}_{name}"] = column
     with path.open("wb") as file:  # np.savez would add an ending of its own to a name
         np.savez_compressed(file, **columns)
 
@@ -91,7 +91,7 @@ def _write_log(path: Path, run: Run) -> None:
         writer.output_legend()
         for record in run.steps:
             level = f"{record.step.rate_rps:.6g} req/s" if record.step.rate_rps else f"{record.step.users} users"
-            writer.output_comment(f"step {record.index}: {record.step.purpose}, {level}")
+            writer.output_comment(f"step {record.index + 1}: {record.step.purpose}, {level}")
             for second, block in enumerate(record.blocks):
                 start_s = record.start_s + second
                 end_s = max(start_s + 1e-6, min(start_s + 1, record.end_s))

@@ -40,9 +40,9 @@ def test_each_request_s_times_are_kept(tmp_path: Path) -> None:
     result = run_step(Step(rate_rps=300.0, duration_s=2.0))
     files.write(make_run(), (result,), tmp_path)
     with np.load(tmp_path / "steps.npz") as arrays:
-        assert np.array_equal(arrays["step00_due_ns"], result.due_ns)
-        assert np.array_equal(arrays["step00_done_ns"], result.done_ns)
-        assert np.array_equal(arrays["step00_outcome"], result.outcome)
+        assert np.array_equal(arrays["step01_due_ns"], result.due_ns)
+        assert np.array_equal(arrays["step01_done_ns"], result.done_ns)
+        assert np.array_equal(arrays["step01_outcome"], result.outcome)
 
 
 def test_run_json_reads_back(tmp_path: Path) -> None:

@@ -1,0 +1,272 @@
+"""The verdict in words: one headline, what limits the load, what to do next, and the numbers beside it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis import Estimate, Run, StepRecord
+from reports import text
+from reports.text import number, rate
+
+INTERRUPTED = {130: "interrupted", 143: "terminated", 70: "broken off by an internal error"}
+NOT_KNOWN = "not known"
+Tone = Literal["good", "bad", "unsure"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """Say how a run ended.
+
+    Attributes:
+        tone: Whether a reader may rely on the answer, must act, or knows too little.
+        label: The verdict in one or two words.
+        title: One sentence with the number.
+        limits: What limits the load and why the search stopped.
+        advice: What to do next, or None when the answer stands.
+    """
+
+    tone: Tone
+    label: str
+    title: str
+    limits: str
+    advice: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Name one number of the answer, with its interval or a remark beside it."""
+
+    name: str
+    value: str
+    note: str
+
+
+def is_closed(run: Run) -> bool:
+    """Say that the run drove users in flight, not an arrival rate."""
+    return run.answer.users is not None or any(record.step.users is not None for record in run.steps)
+
+
+def required_rps(run: Run) -> float | None:
+    """Return the rate that the scenario requires, or None."""
+    value = run.scenario.get("require_rps")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def required_reached(run: Run) -> bool | None:
+    """Say whether the required rate is reached; None where the run cannot tell.
+
+    A finished search's exit code has already decided it; otherwise the safe rate and the interval's upper end do.
+    """
+    answer, required = run.answer, required_rps(run)
+    if answer.verdict == "found" and run.exit_code in (0, 1):
+        return run.exit_code == 0
+    if answer.verdict == "unmet":
+        return False
+    if required is not None and answer.safe_rps is not None and answer.safe_rps >= required:
+        return True
+    high = answer.rate_rps.high if answer.rate_rps else None
+    return False if required is not None and high is not None and high < required else None
+
+
+def headline(run: Run) -> Headline:
+    """Return the run's verdict in words; an interruption and a missed requirement come before the answer's own."""
+    if run.exit_code in INTERRUPTED:
+        return _interrupted(run)
+    match run.answer.verdict:
+        case "found":
+            return _found(run)
+        case "unmet":
+            return _unmet(run)
+        case "undecided":
+            return _undecided(run)
+        case "client_limited":
+            return _client_limited(run)
+        case "target_failed":
+            return _target_failed(run)
+
+
+def facts(run: Run) -> list[Fact]:
+    """Return the numbers of the answer in the order in which they are read; a missing one is named as such."""
+    answer = run.answer
+    if is_closed(run):
+        first = [
+            _estimated("Users in flight", answer.users, ""),
+            _estimated("Throughput there", answer.throughput_rps, " req/s"),
+        ]
+    else:
+        safe = NOT_KNOWN if answer.safe_rps is None else f"{text.floor_number(answer.safe_rps)} req/s"
+        note = "one-sided 95 % bound" if answer.safe_rps is not None else ""
+        first = [
+            _estimated("Operating point", answer.rate_rps, " req/s"),
+            Fact(name="Safe rate to configure", value=safe, note=note),
+        ]
+    use = NOT_KNOWN if answer.utilisation is None else text.share(answer.utilisation)
+    return [
+        *first,
+        *(
+            _latency(name, estimate)
+            for name, estimate in (("p50", answer.p50), ("p95", answer.p95), ("p99", answer.p99))
+        ),
+        _estimated("Capacity", answer.capacity_rps, " req/s"),
+        _estimated("Knee", answer.knee_rps, " req/s"),
+        Fact(name="Utilisation", value=use, note="" if answer.utilisation is None else "of capacity, at the point"),
+    ]
+
+
+def _estimated(name: str, estimate: Estimate | None, unit: str) -> Fact:
+    if estimate is None:
+        return Fact(name=name, value=NOT_KNOWN, note="")
+    least = "" if estimate.high is not None else "≥ "
+    return Fact(name=name, value=f"{least}{number(estimate.value)}{unit}", note=text.ends(estimate))
+
+
+def _latency(name: str, estimate: Estimate | None) -> Fact:
+    if estimate is None:
+        return Fact(name=f"{name} there", value=NOT_KNOWN, note="")
+    return Fact(name=f"{name} there", value=text.latency(estimate.value), note=text.latency_ends(estimate))
+
+
+def _slas(run: Run) -> str:
+    return " and ".join(map(str, run.slas)) or str(run.answer.sla)
+
+
+def _slas_hold(run: Run) -> str:
+    return f"{_slas(run)} {'hold' if len(run.slas) > 1 else 'holds'}"
+
+
+def _point(run: Run) -> str | None:
+    """Return the operating point with its interval, or None where there is none."""
+    answer = run.answer
+    if answer.users is not None:
+        users = f"{number(answer.users.value)} users in flight"
+        flow = f" at {rate(answer.throughput_rps.value)}" if answer.throughput_rps else ""
+        return f"{users}{flow} ({_interval(answer.users)})"
+    return f"{rate(answer.rate_rps.value)} ({_interval(answer.rate_rps)})" if answer.rate_rps else None
+
+
+def _lower_bound(run: Run) -> str:
+    """Return the load that is known to hold, without an interval: the facts below the headline have it."""
+    answer = run.answer
+    if answer.users is not None:
+        return f"{number(answer.users.value)} users in flight"
+    return rate(answer.rate_rps.value if answer.rate_rps else None)
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.high is None:
+        return f"at least {number(estimate.low)}; nothing measured bounds it from above"
+    return f"{text.confidence(estimate)} {number(estimate.low)} to {number(estimate.high)}"
+
+
+def _safe(run: Run) -> str:
+    safe = run.answer.safe_rps
+    return "" if safe is None else f"; configure at most {text.floor_number(safe)} req/s"
+
+
+def _stopped(run: Run) -> str:
+    limited = f"Limited by {run.answer.limited_by}. " if run.answer.limited_by else ""
+    return f"{limited}Search stopped: {run.answer.stop_reason.rstrip('.')}."
+
+
+def _found(run: Run) -> Headline:
+    required = required_rps(run)
+    if required is not None and required_reached(run) is False:
+        return Headline(
+            tone="bad",
+            label="Below the required rate",
+            title=f"{rate(required)} required, but {_slas_hold(run)} only up to {_point(run)}{_safe(run)}.",
+            limits=_stopped(run),
+            advice="Add capacity (replicas, larger batches, a faster model) or lower --require-rps; the per-step table "
+            "shows how latency grows below the required rate.",
+        )
+    enough = "" if required is None else f" The required {rate(required)} are reached."
+    loop = " A closed loop waits for its replies: this is no rate for independent arrivals." if is_closed(run) else ""
+    return Headline(
+        tone="good",
+        label="Found",
+        title=f"{_slas_hold(run)} up to {_point(run)}{_safe(run)}.",
+        limits=_stopped(run) + enough + loop,
+        advice=None,
+    )
+
+
+def _unmet(run: Run) -> Headline:
+    lowest = min((r for r in run.steps if r.offered), key=lambda r: r.step.level, default=None)
+    seen = f" The lowest load measured, {_level(lowest)}, gave {_quantiles(lowest)}." if lowest else ""
+    if run.answer.limited_by == "error budget":
+        advice = "Find out why requests fail at low load: the target's own words are under Errors."
+    else:
+        advice = "Shorten the latency at low load (batching delay, model time, network) or relax the SLA."
+    return Headline(
+        tone="bad",
+        label="Unmet",
+        title=f"No load meets {_slas(run)}: even the lowest one violates it.",
+        limits=_stopped(run) + seen,
+        advice=advice,
+    )
+
+
+def _undecided(run: Run) -> Headline:
+    point = _point(run)
+    return Headline(
+        tone="unsure",
+        label="Undecided",
+        title=f"Undecided: the best estimate so far is {point}{_safe(run)}."
+        if point
+        else f"Undecided: nothing shows yet at which load {_slas(run)} ends.",
+        limits=_stopped(run),
+        advice="Give the search more time with --budget, or accept a wider interval with --precision.",
+    )
+
+
+def _client_limited(run: Run) -> Headline:
+    point, by_user = _point(run), run.answer.limited_by.startswith("--")
+    why = f"{run.answer.limited_by} ended the search" if by_user else "the client, not the target, was the limit"
+    advice = (
+        f"Raise {run.answer.limited_by} and run again to find where the SLA ends."
+        if by_user
+        else "Give the client more --workers or --connections, or its own machine; Client health shows what ran out."
+    )
+    return Headline(
+        tone="unsure",
+        label="Lower bound",
+        title=f"{_slas_hold(run)} at {_lower_bound(run)} and perhaps beyond: {why}{_safe(run)}."
+        if point
+        else f"No answer: {why}.",
+        limits=_stopped(run),
+        advice=advice,
+    )
+
+
+def _target_failed(run: Run) -> Headline:
+    point = _point(run)
+    return Headline(
+        tone="bad",
+        label="Target failed",
+        title="The target failed" + (f"; measured before that: {point}." if point else " before anything was measured."
+                                     if not any(r.offered for r in run.steps) else " before an answer was found."),
+        limits=f"Search stopped: {run.answer.stop_reason.rstrip('.')}.",
+        advice="Check that the target is up and answers one request; its own words are under Errors.",
+    )  # fmt: skip
+
+
+def _interrupted(run: Run) -> Headline:
+    word, point = INTERRUPTED[run.exit_code], _point(run)
+    best = f"the best estimate so far is {point}{_safe(run)}" if point else "nothing is known yet about the SLA's end"
+    return Headline(
+        tone="unsure",
+        label="Internal error" if run.exit_code == 70 else word.capitalize(),
+        title=f"The run was {word}: {best}.",
+        limits=_stopped(run),
+        advice="Do not gate on these numbers: run again and let the search end.",
+    )
+
+
+def _level(record: StepRecord) -> str:
+    step = record.step
+    return rate(step.rate_rps) if step.rate_rps is not None else f"{step.users} users in flight"
+
+
+def _quantiles(record: StepRecord) -> str:
+    if record.p50 is None or record.p99 is None:
+        return f"{text.share(1 - record.counts.get('ok', 0) / record.offered)} failures"
+    return f"p50 {text.latency(record.p50.value)} and p99 {text.latency(record.p99.value)}"

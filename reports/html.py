@@ -1,0 +1,82 @@
+"""The report as one page that loads nothing: verdict first, then the curve, the steps, and how to run it again."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from analysis import Run
+from reports import steps, text
+from reports.curve import curve
+from reports.headline import NOT_KNOWN, facts, headline, is_closed
+from reports.spectrum import spectrum
+from reports.throughput import throughput
+
+_MOST_SCENARIO = 20_000
+
+
+def html(run: Run) -> str:
+    """Return report.html of a finished run.
+
+    Every text that came from a target or a user is escaped, and stripped of characters that no page may carry.
+    """
+    errors, further_errors = steps.error_texts(run)
+    environment = {key: value for key, value in run.environment.items() if key != "command"}
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        run=run,
+        headline=headline(run),
+        facts=facts(run),
+        not_known=NOT_KNOWN,
+        closed=is_closed(run),
+        target=steps.target(run),
+        tags=_tags(run),
+        curve=curve(run),
+        spectrum=spectrum(run),
+        throughput=throughput(run),
+        client=steps.client_health(run),
+        errors=errors,
+        further_errors=further_errors,
+        command=run.environment.get("command"),
+        environment=steps.flat(environment),
+        scenario=_as_read(run.scenario),
+    )
+
+
+def _tags(run: Run) -> dict[int, str]:
+    """Name the rows that the latency spectrum shows."""
+    has_point = run.answer.rate_rps is not None or run.answer.users is not None
+    named = (
+        (steps.failing_above(run), "first failing above"),
+        (steps.at_point(run), "at the point" if has_point else "in the spectrum"),
+    )
+    return {record.index: tag for record, tag in named if record is not None}
+
+
+def _as_read(scenario: Mapping[str, Any]) -> str:
+    """Print the scenario; lone surrogates stay escaped by JSON's own rule until `clean` sees them."""
+    return text.clean(json.dumps(scenario, indent=2, ensure_ascii=False, default=str), _MOST_SCENARIO)
+
+
+def _finalize(value: Any) -> Any:
+    """Strip what autoescape lets through: control characters are legal to it, and break a page."""
+    return text.clean(value, _MOST_SCENARIO) if type(value) is str else value  # trusted markup is a subclass
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("reports"),
+    autoescape=True,
+    finalize=_finalize,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "number": text.number,
+    "latency": text.latency,
+    "share": text.share,
+    "duration": text.duration,
+    "failures": steps.failures,
+    "ends": text.latency_ends,
+    "load": steps.load,
+}

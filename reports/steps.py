@@ -1,0 +1,173 @@
+"""What the reports pick from a run's steps: the two that matter, failures, the target's words, the client's health."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from analysis import Run, StepRecord, Verdict
+from reports import text
+
+_CLIENT_NAMES = {
+    "lateness_p50_s": "send lateness p50",
+    "lateness_p99_s": "send lateness p99",
+    "lateness_max_s": "send lateness max",
+    "loop_lag_max_s": "loop lag max",
+    "cpu_share": "CPU, busiest worker",
+    "cpu_us_per_request": "CPU per request",
+    "connections": "connections",
+    "connection_waits": "waits for a connection",
+    "workers": "workers",
+    "pacing": "pacing",
+}
+_ACRONYMS = {"cpu": "CPU", "rss": "RSS", "fd": "fd"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorText:
+    """Hold one failure in the target's own words.
+
+    Attributes:
+        words: Untrusted.
+        count: Requests that failed so, over the run.
+        steps: Numbers of the steps in which they did.
+    """
+
+    words: str
+    count: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientHealth:
+    """Lay out the generator's own numbers.
+
+    Attributes:
+        constant: (name, value) of what is the same in every step.
+        columns: Names of what differs.
+        rows: For each step that says something: its number and one text a column.
+    """
+
+    constant: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def at_point(run: Run) -> StepRecord | None:
+    """Return the step nearest the operating point: sound ones first, then the longest.
+
+    Without an operating point it is the highest passing step, or else the lowest one measured.
+    """
+    measured = [record for record in run.steps if record.offered and record.step.purpose != "probe"]
+    point = run.answer.rate_rps or run.answer.users
+    if point is not None and point.value > 0:
+        return min(
+            measured,
+            key=lambda r: (bool(r.reasons) or r.aborted, round(abs(log(r.step.level / point.value)), 3), -r.offered),
+            default=None,
+        )
+    passed = [record for record in measured if record.judgement.verdict is Verdict.PASS and not record.reasons]
+    return max(passed, key=_level, default=None) or min(measured, key=_level, default=None)
+
+
+def failing_above(run: Run) -> StepRecord | None:
+    """Return the lowest failing step above the one at the point, or None."""
+    base = at_point(run)
+    failing = [
+        record
+        for record in run.steps
+        if base and record.offered and record.judgement.verdict is Verdict.FAIL and _level(record) > _level(base)
+    ]
+    return min(failing, key=lambda r: (bool(r.reasons), _level(r)), default=None)
+
+
+def _level(record: StepRecord) -> float:
+    return record.step.level
+
+
+def target(run: Run) -> str:
+    """Return where the requests went."""
+    named = run.scenario.get("target")
+    return str((named.get("url") if isinstance(named, Mapping) else named) or "the embedded reference server")
+
+
+def load(record: StepRecord) -> str:
+    """Return the load that a step asked for, without a unit: requests per second, or users."""
+    return text.number(record.step.level)
+
+
+def failures(record: StepRecord) -> str:
+    """Return requests that did not succeed, by kind: `12 http status, 3 timeout`."""
+    return ", ".join(
+        f"{count:,} {kind.replace('_', ' ')}" for kind, count in record.counts.items() if kind != "ok" and count
+    )
+
+
+def error_texts(run: Run, limit: int = 20) -> tuple[list[ErrorText], int]:
+    """Return the most frequent failures of the run in words, and how many further kinds there are."""
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for record in run.steps:
+        for words, count in record.errors.items():
+            before, steps = found.get(words, (0, ()))
+            found[words] = (before + count, (*steps, record.index + 1))
+    ordered = sorted(found.items(), key=lambda item: -item[1][0])
+    texts = [ErrorText(words=text.clean(words, 300), count=count, steps=steps) for words, (count, steps) in ordered]
+    return texts[:limit], max(0, len(texts) - limit)
+
+
+def client_health(run: Run) -> ClientHealth:
+    """Lay out `StepRecord.client` of every step, whatever keys it has."""
+    told = [record for record in run.steps if record.client]
+    present = {str(key): None for record in told for key in record.client}
+    keys = [key for key in _CLIENT_NAMES if key in present] + [key for key in present if key not in _CLIENT_NAMES]
+    cells = {key: [_client_value(key, record.client.get(key)) for record in told] for key in keys}
+    same = [key for key in keys if len(told) > 1 and len(set(cells[key])) == 1]
+    varying = [key for key in keys if key not in same]
+    rows = tuple((r.index + 1, tuple(cells[key][i] for key in varying)) for i, r in enumerate(told)) if varying else ()
+    return ClientHealth(
+        constant=tuple((_client_name(key), cells[key][0]) for key in same),
+        columns=tuple(_client_name(key) for key in varying),
+        rows=rows,
+    )
+
+
+def _client_name(key: str) -> str:
+    stem = key
+    for suffix in ("_us_per_request", "_s", "_ns", "_bytes"):
+        stem = stem.removesuffix(suffix)
+    return _CLIENT_NAMES.get(key) or " ".join(_ACRONYMS.get(word, word) for word in text.clean(stem, 60).split("_"))
+
+
+def _client_value(key: str, value: Any) -> str:
+    """Print a value by the unit in its name."""
+    if value is None:
+        return text.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(_client_value(key, item) for item in value[:16])
+    if not isinstance(value, int | float):
+        return text.clean(str(value), 120)
+    if key.endswith("_us_per_request"):
+        return f"{text.number(value)} µs"
+    if key.endswith("_ns"):
+        return text.latency(value / 1e9)
+    if key.endswith("_s"):
+        return text.latency(float(value))
+    return text.share(value) if key.endswith("_share") else text.number(value)
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return (name, value) of a nested mapping's leaves; empty values are left out.
+
+    Names are joined by a space, but a package's name says enough without `packages` before it.
+    """
+    leaves: list[tuple[str, str]] = []
+    for key, value in mapping.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            leaves += flat(value, "" if key == "packages" else f"{name} ")
+        elif value not in (None, "", [], ()):
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            leaves.append((text.clean(name, 80), text.clean(shown, 500)))
+    return leaves

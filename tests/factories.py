@@ -1,0 +1,168 @@
+"""Make realistic values for tests: a finished run against a simulated batching server, without a clock or a socket."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import SLA, Estimate, OperatingPoint, Outcome, Reason, Run, Step, StepRecord, StepResult
+
+P99 = SLA.parse("p99<200ms")
+_MS = 1_000_000
+
+
+def serve(due_ns: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return when the default reference server would answer: 8 ms + 1.5 ms a request, batches of 32, delay 10 ms.
+
+    Rounded to two digits of latency, so that histograms stay short.
+    """
+    done = np.zeros_like(due_ns)
+    free, first = 0, 0
+    while first < due_ns.size:
+        full = due_ns[first + 31] if first + 31 < due_ns.size else due_ns[first] + 10 * _MS
+        start = max(free, int(due_ns[first]), min(int(full), int(due_ns[first]) + 10 * _MS))
+        last = min(int(np.searchsorted(due_ns, start, side="right")), first + 32)
+        free = start + round((8 + 1.5 * (last - first)) * _MS * rng.lognormal(0, 0.03))
+        done[first:last] = free
+        first = last
+    latency = (done - due_ns).astype(np.float64)
+    digit = 10 ** (np.floor(np.log10(latency)) - 1)
+    rounded: NDArray[np.int64] = (np.round(latency / digit) * digit).astype(np.int64)
+    return due_ns + rounded
+
+
+def run_step(
+    step: Step,
+    *,
+    start_ns: int = 0,
+    failing_share: float = 0.0,
+    abort_after_s: float | None = None,
+    reasons: tuple[Reason, ...] = (),
+) -> StepResult:
+    """Run an open-loop step against the simulated server; the same step gives the same result."""
+    rng = np.random.default_rng(step.seed)
+    rate = step.rate_rps or 0.0
+    gaps = rng.exponential(1e9 / rate, round(rate * step.duration_s * 1.5) + 20)
+    due = np.cumsum(gaps).astype(np.int64) // 1000 * 1000
+    due = due[due < (abort_after_s or step.duration_s) * 1e9]
+    sent = due + rng.integers(20_000, 90_000, due.size) // 1000 * 1000
+    sent += np.where(rng.random(due.size) < 0.02, 3 * _MS, 0)
+    done = np.maximum(serve(due, rng), sent + 100_000)
+    failed = rng.random(due.size) < failing_share
+    outcome = np.where(failed, np.where(rng.random(due.size) < 0.8, Outcome.HTTP_STATUS, Outcome.RESET), Outcome.OK)
+    return StepResult.from_arrays(
+        step,
+        due + start_ns,
+        done + start_ns,
+        outcome,
+        aborted=abort_after_s is not None,
+        sent_ns=sent + start_ns,
+        start_ns=start_ns,
+        reasons=reasons,
+    )
+
+
+_LATE = Reason(kind="client", text="The client was late: p99 of send lateness 41 ms; give it more --workers.")
+_PLAN: tuple[tuple[str, float, float, dict[str, Any]], ...] = (
+    ("ramp", 32.0, 1.0, {}),
+    ("ramp", 128.0, 1.0, {}),
+    ("ramp", 256.0, 1.0, {}),
+    ("ramp", 512.0, 1.5, {}),
+    ("ramp", 1024.0, 2.0, {"abort_after_s": 1.2}),
+    ("measure", 400.0, 11.0, {}),
+    ("measure", 500.0, 6.0, {"reasons": (_LATE,)}),
+    ("measure", 500.0, 9.0, {}),
+    ("measure", 535.0, 9.0, {}),
+    ("measure", 565.0, 9.0, {}),
+    ("measure", 554.0, 10.0, {}),
+    ("measure", 590.0, 6.0, {"failing_share": 0.02}),
+    ("confirm", 546.0, 9.0, {}),
+)
+
+
+def make_records(*, slas: tuple[SLA, ...] = (P99,)) -> tuple[StepRecord, ...]:
+    """Return the steps of a search: a ramp, overload, steps around the SLA, an unsound one, one with errors."""
+    records, at_ns = [], 5_000_000_000
+    origin_ns = at_ns
+    for index, (purpose, rate, length, extra) in enumerate(_PLAN):
+        step = Step(rate_rps=rate, duration_s=length, seed=300 + index, purpose=purpose)
+        result = run_step(step, start_ns=at_ns, **extra)
+        errors = {}
+        if extra.get("failing_share"):
+            errors = {
+                "HTTP 503: queue is full, retry after 1 s": result.counts["http_status"],
+                "connection reset by peer": result.counts["reset"],
+            }
+        client = {
+            "lateness_p50_s": 4e-5 + 1e-6 * index,
+            "lateness_p99_s": 0.041 if extra.get("reasons") else 2e-4 + 1e-5 * index,
+            "lateness_max_s": 0.0031,
+            "loop_lag_max_s": 0.0012 + 1e-4 * index,
+            "cpu_share": min(0.97, 0.02 + rate * 3e-4),
+            "cpu_us_per_request": 11.4,
+            "connections": min(128, 4 + round(rate / 8)),
+            "connections_opened": min(128, 4 + round(rate / 8)) if index < 5 else 0,
+            "connection_waits": 0,
+            "workers": 1,
+        }
+        records.append(StepRecord.of(result, slas, index=index, origin_ns=origin_ns, client=client, errors=errors))
+        at_ns = result.end_ns + 50 * _MS
+    return tuple(records)
+
+
+def make_answer(**changes: Any) -> OperatingPoint:
+    """Return the answer that belongs to `make_records`, with fields changed."""
+    fields: dict[str, Any] = {
+        "verdict": "found",
+        "sla": P99,
+        "limited_by": "p99<200ms",
+        "stop_reason": "the interval is narrower than ±5 %",
+        "rate_rps": Estimate(value=553.4, low=545.2, high=561.0, n=24_600),
+        "safe_rps": 546.7,
+        "capacity_rps": Estimate(value=571.2, low=568.4, high=573.9, n=4_600),
+        "knee_rps": Estimate(value=517.0, low=504.0, high=529.0, n=24_600),
+        "p50": Estimate(value=0.084, low=0.079, high=0.09, n=5_540),
+        "p95": Estimate(value=0.152, low=0.141, high=0.167, n=5_540),
+        "p99": Estimate(value=0.198, low=0.183, high=0.221, n=5_540),
+        "utilisation": 0.969,
+    }
+    return OperatingPoint(**(fields | changes))
+
+
+def make_run(**changes: Any) -> Run:
+    """Return a finished run, with fields changed."""
+    fields: dict[str, Any] = {
+        "scenario": {
+            "target": {
+                "url": "http://127.0.0.1:8000/predict",
+                "method": "POST",
+                "headers": {"authorization": "***"},
+                "body": {"bytes": 11, "sha256": "0123456789abcdef"},
+                "timeout_s": None,
+            },
+            "load": {"mode": "open", "arrivals": "poisson", "cv": 1.0, "workers": None},
+            "sla": ["p99<200ms"],
+            "search": {"precision": 0.05, "budget_s": 180.0},
+            "require_rps": None,
+            "seed": 1,
+        },
+        "environment": {
+            "command": "opfind run --sla-p99 200ms --seed 1",
+            "seed": 1,
+            "opfind": "0.1.0",
+            "pacing": "timerfd",
+            "python": "3.12.3",
+            "cpu": "AMD EPYC 7B13, 2 cores",
+            "kernel": "Linux 6.8.0-45-generic",
+            "git_commit": "7e5e2071c0ffee00000000000000000000000000",
+            "packages": {"numpy": "2.4.6", "scipy": "1.17.1", "uvloop": "0.22.1"},
+        },
+        "slas": (P99,),
+        "answer": make_answer(),
+        "exit_code": 0,
+        "started_at": "2026-11-23T13:45:22Z",
+        "wall_s": 68.4,
+    }
+    if "steps" not in changes:
+        fields["steps"] = make_records(slas=changes.get("slas", (P99,)))
+    return Run(**(fields | changes))
