@@ -56,12 +56,12 @@ def judge(result: StepResult, slas: Sequence[SLA]) -> Judgement:
     failed = result.outcome != Outcome.OK
     bounds = [(str(sla), result.violations(sla.limit_ns), sla.violation_share) for sla in slas]
     bounds.append(("error budget", failed, min(sla.error_budget for sla in slas)))
-    judgements = [_judge_flags(name, flags, allowed) for name, flags, allowed in bounds]
+    judgements = [judge_share(name, flags, allowed) for name, flags, allowed in bounds]
     order = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS)
     return min(judgements, key=lambda j: (order.index(j.verdict), -j.share / max(j.allowed, 1e-12)))
 
 
-def _judge_flags(name: str, flags: np.ndarray[tuple[int], np.dtype[np.bool_]], allowed: float) -> Judgement:
+def judge_share(name: str, flags: np.ndarray[tuple[int], np.dtype[np.bool_]], allowed: float) -> Judgement:
     """Compare a share of flags with the allowed one: Wilson's interval, its sample size divided by the inflation."""
     n = int(flags.size)
     inflation = variance_inflation(flags)

@@ -8,10 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import Run
 from reports import steps, text
-from reports.curve import curve
 from reports.headline import NOT_KNOWN, facts, headline, is_closed
-from reports.spectrum import spectrum
-from reports.throughput import throughput
 
 _MOST_SCENARIO = 20_000
 
@@ -21,6 +18,11 @@ def html(run: Run) -> str:
 
     Every text that came from a target or a user is escaped, and stripped of characters that no page may carry.
     """
+    # Importing matplotlib takes a second, which only a page with figures is worth.
+    from reports.curve import curve  # noqa: PLC0415
+    from reports.spectrum import spectrum  # noqa: PLC0415
+    from reports.throughput import throughput  # noqa: PLC0415
+
     errors, further_errors = steps.error_texts(run)
     environment = {key: value for key, value in run.environment.items() if key != "command"}
     return _ENVIRONMENT.get_template("report.html.j2").render(
