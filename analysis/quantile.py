@@ -7,20 +7,26 @@ from scipy import stats
 from analysis.estimate import Estimate
 
 BATCHES = 20
+_COARSE = 8  # fewer, longer batches, for correlation that outlasts a twentieth of the step
 
 
 def variance_inflation(flags: NDArray[np.bool_]) -> float:
-    """Return how much wider than binomial a count of these flags varies: batch means over 20 batches in time order.
+    """Return how much wider than binomial a count of these flags varies: batch means in time order.
 
-    Waiting times near saturation are so strongly correlated that the factor runs from 29 to 1,600. Never below 1.
+    Waiting times near saturation are so strongly correlated that the factor runs from 29 to 1,600. The larger value of
+    20 and of 8 batches: long batches see slow correlation, many batches make it certain. Never below 1; 1 too where
+    the flags do not vary, for they say nothing of it.
     Source: Jones et al., "Fixed-width output analysis for MCMC", JASA 2006 (batch means).
     """
-    size = flags.size // BATCHES
     share = float(flags.mean()) if flags.size else 0.0
-    if size == 0 or share in (0.0, 1.0):
+    if flags.size < BATCHES or share in (0.0, 1.0):
         return 1.0
-    means = flags[: size * BATCHES].reshape(BATCHES, size).mean(axis=1)
-    return max(1.0, float(size * means.var(ddof=1) / (share * (1 - share))))
+    factors = []
+    for batches in (BATCHES, _COARSE):
+        size = flags.size // batches
+        means = flags[: size * batches].reshape(batches, size).mean(axis=1)
+        factors.append(float(size * means.var(ddof=1) / (share * (1 - share))))
+    return max(1.0, *factors)
 
 
 def quantile_estimate(response_ns: NDArray[np.int64], failed: NDArray[np.bool_], quantile: float) -> Estimate | None:
@@ -45,7 +51,7 @@ def quantile_estimate(response_ns: NDArray[np.int64], failed: NDArray[np.bool_],
         return None
     value = int(ordered[rank - 1])
     inflation = variance_inflation((response_ns > value) | failed)
-    reach = float(stats.t.ppf(0.975, BATCHES - 1)) * float(np.sqrt(n * quantile * (1 - quantile) * inflation))
+    reach = float(stats.t.ppf(0.975, _COARSE - 1)) * float(np.sqrt(n * quantile * (1 - quantile) * inflation))
     low = int(ordered[max(0, int(np.floor(rank - 1 - reach)))])
     top = int(np.ceil(rank - 1 + reach))
     high = int(ordered[top]) / 1e9 if top < ordered.size else None

@@ -1,0 +1,144 @@
+"""The ramp: from the first rate up to overload in rungs, to learn the capacity and what an idle server takes."""
+
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+
+from analysis.capacity import Capacity, backlog_grew, backlog_of_chance, measure_capacity, pool
+from analysis.step import Outcome, StepProgress, StepResult
+
+_ERROR = 0.015  # relative, of the capacity: good enough to leave the ramp
+_FAILING = 0.2  # share of failures that counts as overload: a bounded queue refuses instead of queueing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Say which rate to run next, for how long, why, and how long its drain may take."""
+
+    rate_rps: float
+    duration_s: float
+    purpose: str
+    drain_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Ramp:
+    """Raise the rate until the server falls behind; fall where the first rate is too much already.
+
+    Attributes:
+        start_rps: First rate.
+        limit_s: Longest latency limit.
+        calm_rps: Highest rate that did not overload.
+        overload_rps: Lowest rate that did.
+        floor_s: Median response time at the lowest rate.
+        floor_rps: That rate.
+    """
+
+    start_rps: float
+    limit_s: float
+    calm_rps: float | None = None
+    overload_rps: float | None = None
+    floor_s: float | None = None
+    floor_rps: float | None = None
+    _measured: list[Capacity] = field(default_factory=list)
+    _stretch: float = 1.0
+    _held: bool = False
+    _mean_s: float = 0.0
+    _overload_s: float | None = None
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """Return the completion rate in overload, or None before any."""
+        return pool(self._measured)
+
+    def plan(self, ceiling_rps: float | None) -> Plan | None:
+        """Return the next rung at or below a ceiling, or None when the ramp is over."""
+        if self.overload_rps is not None:
+            return self._plan_overload(self.overload_rps)
+        if self.calm_rps is None:
+            return self._rung(min(self.start_rps, ceiling_rps or self.start_rps))
+        rate = 2 * self.calm_rps
+        if self.calm_rps * self._mean_s < 0.5:  # less than half a request in flight: any server takes four times that
+            rate = max(4 * self.calm_rps, 0.25 / max(self._mean_s, 1e-5))
+            rate = min(rate, 100 * self.calm_rps)
+        if ceiling_rps is not None and rate > ceiling_rps:
+            if self.calm_rps >= 0.999 * ceiling_rps:
+                return None
+            rate = ceiling_rps
+        return self._rung(rate)
+
+    def _plan_overload(self, overload_rps: float) -> Plan | None:
+        """Measure the capacity where the overload that was seen is too short; go down where nothing completed."""
+        known = self.capacity
+        if known is not None:
+            if known.error <= _ERROR or self._held:
+                return None
+            self._held = True
+            length = min(max(3.0, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
+            return self._rung(known.rate_rps * (1.3 + 2 * min(known.error, 0.2)), length)
+        if self.calm_rps is None:
+            return self._rung(overload_rps / 4)
+        middle = sqrt(self.calm_rps * overload_rps)
+        return self._rung(middle) if overload_rps > 1.1 * self.calm_rps else None
+
+    def _rung(self, rate_rps: float, length_s: float = 0.0) -> Plan:
+        few = max(2 / rate_rps, min(15 / rate_rps, 2.0)) * self._stretch
+        length = length_s or max(0.3, min(3 * self.limit_s, 2.0), 4 * (self.floor_s or 0.0), few)
+        return Plan(rate_rps=rate_rps, duration_s=length, purpose="ramp", drain_s=5 * self.limit_s)
+
+    def stretch(self) -> None:
+        """Ask for twice the time next, because no request fell due."""
+        self._stretch *= 2
+
+    def refuse(self, rate_rps: float) -> None:
+        """Take it that the server is overloaded at a rate at which it refused every connection."""
+        self.overload_rps = min(rate_rps, self.overload_rps or rate_rps)
+
+    def add(self, result: StepResult, *, stopped: bool) -> bool:
+        """Take a sound step of any purpose in; return whether it overloaded the server."""
+        rate = float(result.step.rate_rps or 0)
+        ramp = result.step.purpose == "ramp"
+        ok = result.outcome == Outcome.OK
+        failing = ramp and float(ok.mean()) < 1 - _FAILING and rate > (self.calm_rps or 0.0)
+        overloaded = (ramp and stopped) or backlog_grew(result) or failing
+        self._stretch = 1.0
+        if overloaded and (ramp or stopped):
+            measured = measure_capacity(result)
+            if measured is not None:
+                self._measured.append(measured)
+        if overloaded and ramp:
+            self.overload_rps = min(rate, self.overload_rps or rate)
+            return True
+        if not overloaded:
+            self.calm_rps = max(rate, self.calm_rps or rate)
+        if ok.any():
+            response = result.response_ns[ok] / 1e9
+            self._mean_s = float(response.mean())
+            if self.floor_rps is None or rate <= self.floor_rps:
+                self.floor_s, self.floor_rps = float(np.median(response)), rate
+        return False
+
+    def begin(self) -> None:
+        """Forget the last step's progress."""
+        self._overload_s = None
+
+    def overloaded(self, rate_rps: float, progress: StepProgress) -> bool:
+        """Say that a rung has shown enough overload to stop. Constant time.
+
+        Overload is a backlog that no chance explains, in which requests wait beyond the limit. It is then held for 2 s,
+        drain foreseen included, because the completions of that time are the capacity; less where the wait reaches the
+        times at which clients give up.
+        """
+        elapsed = progress.elapsed_s
+        served = max(progress.done, 1) / max(elapsed, 1e-9)
+        ahead = progress.in_flight / served  # time that the drain will take
+        wait = max(progress.oldest_pending_s, ahead if progress.done > 1 else 0.0)
+        if self._overload_s is None:
+            behind = progress.in_flight > backlog_of_chance(rate_rps * elapsed)
+            if not (behind and wait > 1.5 * self.limit_s + 2 * (self.floor_s or 0.0)):
+                return False
+            self._overload_s = elapsed
+        held = elapsed - self._overload_s
+        wanted = min(max(2.0, 200 / served), 6.0)
+        return held + ahead >= wanted + 0.5 or wait > max(5 * self.limit_s, 1.0)
