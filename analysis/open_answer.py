@@ -87,7 +87,7 @@ def _reason(loop: OpenLoop, verdict: Verdict, failed: str | None, over: bool) ->
         case "target_failed":
             return failed or "the target failed"
         case "unmet":
-            rates = [look.dwell.rate_rps for look in loop.looks]
+            rates = [look.rate_rps for look in loop.looks]
             what = "failures exceed their budget" if loop.binding == ERROR_BUDGET else f"{loop.binding} is violated"
             return f"At every rate tried, from {min(rates):.3g} to {max(rates):.3g} req/s, {what}."
         case "client_limited":

@@ -172,7 +172,8 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, number: signa
         arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        process.stderr.readline()  # a line as the first step ends
+        while not process.stderr.readline().startswith("step"):  # a line as each step ends
+            pass
         time.sleep(1.0)
         children = _children(process.pid)
         process.send_signal(number)
