@@ -11,6 +11,7 @@ from analysis.estimate import Estimate
 from analysis.step import Outcome, StepResult
 
 _GROUPS = 10
+_CAUTION = 1.15  # groups are a little correlated: with it the error is right over batch servers, M/M/4 and M/G/8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ def _error(window: NDArray[np.float64], rate: float) -> float:
     excess = counts - rate * spans
     variance = float(excess @ excess) * counts.size / max(1, counts.size - 1)
     student = float(stats.t.ppf(0.84, max(1, counts.size - 1)))
-    return max(0.003, student * sqrt(variance) / n)
+    return max(0.003, _CAUTION * student * sqrt(variance) / n)
 
 
 def pool(measured: list[Capacity]) -> Capacity | None:

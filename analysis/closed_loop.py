@@ -177,12 +177,14 @@ class ClosedLoop:
         """Stop a level whose requests wait far beyond every limit. Constant time."""
         return progress.oldest_pending_s > 5 * self.limit_s + 1.0
 
-    def answer(self, stop_reason: str) -> OperatingPoint:
-        """Return the number of users found so far, never as an arrival rate."""
+    def answer(self, stop_reason: str, *, failed: bool) -> OperatingPoint:
+        """Return the number of users found so far, never as an arrival rate; `failed`: the target broke."""
         best, worst = self.passing, self.failing
-        verdict: Literal["found", "unmet", "undecided", "client_limited"] = "undecided"
+        verdict: Literal["found", "unmet", "undecided", "client_limited", "target_failed"] = "undecided"
         limited_by = self._limited_by(worst)
-        if self.unmet:
+        if failed:
+            verdict = "target_failed"
+        elif self.unmet:
             verdict = "unmet"
         elif self.bounded:
             verdict = "client_limited"

@@ -133,7 +133,8 @@ class Evidence:
         if not 0 < q_large < q_small:
             return None
         idle = 1 / (1 + float(np.exp(self.at)))  # 1 - rate / capacity
-        miss = 0.04 + 0.1 * idle * (1 - self._bow(q_large, q_small, small)[1])
+        _, trust, noise = self._bow(q_large, q_small, small)
+        miss = float(np.hypot(0.04 + 0.1 * idle * (1 - trust), (0.7 + 3 * idle) * noise))
         miss *= max(1.0, float(np.log(small / self.allowed)) / _DECADE)
 
         def bend(share: float, reach: float) -> float:
@@ -141,18 +142,19 @@ class Evidence:
 
         return (small, q_small, bend(small, 1.0)), (large, q_large, bend(large, 1.5))
 
-    def _bow(self, q_large: float, q_small: float, small: float) -> tuple[float, float]:
-        """Return how far the tail bows from the line at a third of the smaller share, in ln t, and the trust in that.
+    def _bow(self, q_large: float, q_small: float, small: float) -> tuple[float, float, float]:
+        """Return how far the tail bows from the line at a third of the smaller share, in ln t, the trust, the noise.
 
-        The tail of lognormal service lies above the line, that of a batch server below.
+        The tail of lognormal service lies above the line, that of a batch server below. Trust in [0, 1] shrinks it.
         """
         share = 0.3 * small
         if self.allowed > 0.5 * share:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         q = self.quantile_s(share)
         looks = self.expected(share) / max(self.dispersion(q, share, floor_of(share)), 1e-9)
         trust = looks / (looks + 4)
-        return trust * float(np.log(q / _on_line(q_large, q_small, small, share))), trust
+        bow = trust * float(np.log(q / _on_line(q_large, q_small, small, share)))
+        return bow, trust, 0.2 * trust / max(looks, 1e-9) ** 0.5
 
     def extrapolate(self, share: float) -> float | None:
         """Return the quantile at a share below the line's from the line and its bow, seconds.
@@ -178,6 +180,8 @@ class Evidence:
             blur = float(np.hypot(bend, self._blur(small, q_small)))
         if value <= 0:
             return None
+        # each quantile has its own exponent: what comes from other loads is off by a share of the distance
+        blur = float(np.hypot(blur, 0.02 + 0.3 * abs(np.average(self.y, weights=self.weights * self.looks) - self.at)))
         reach = float(np.exp(1.96 * min(blur, 1.0)))
         n = int(self.n[self.weights > 0.3].sum())
         return Estimate(value=value, low=value / reach, high=value * reach, n=n)
@@ -196,4 +200,4 @@ def _on_line(q_large: float, q_small: float, small: float, share: float) -> floa
 
 def floor_of(share: float) -> float:
     """Return how the dispersion falls with the share that is counted: clusters above a low limit are shorter."""
-    return float(np.interp(np.log(share), np.log([0.02, 0.1, 0.3, 0.6]), [1.0, 0.7, 0.42, 0.3]))
+    return float(np.interp(np.log(share), np.log([0.02, 0.1, 0.3, 0.6]), [1.1, 0.75, 0.42, 0.3]))

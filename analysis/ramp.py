@@ -103,15 +103,17 @@ class Ramp:
         failing = ramp and float(ok.mean()) < 1 - _FAILING and rate > (self.calm_rps or 0.0)
         overloaded = (ramp and stopped) or backlog_grew(result) or failing
         self._stretch = 1.0
-        if overloaded and (ramp or stopped):
+        if overloaded and ramp:
             measured = measure_capacity(result)
             if measured is not None:
                 self._measured.append(measured)
-        if overloaded and ramp:
             self.overload_rps = min(rate, self.overload_rps or rate)
             return True
         if not overloaded:
             self.calm_rps = max(rate, self.calm_rps or rate)
+            if ramp and self.overload_rps is not None and rate >= self.overload_rps:
+                # what looked like overload was chance: the ramp goes on from here
+                self.overload_rps, self._held, self._measured = None, False, []
         if ok.any():
             response = result.response_ns[ok] / 1e9
             self._mean_s = float(response.mean())

@@ -164,7 +164,7 @@ class Search:
     def answer(self) -> OperatingPoint:
         """Return the operating point as far as it is known; valid before the first step too."""
         if self._closed is not None:
-            return self._closed.answer(self._failed or self._closed_reason())
+            return self._closed.answer(self._failed or self._closed_reason(), failed=self._failed is not None)
         return open_answer(self._open, failed=self._failed, over=self._over)
 
     def _closed_reason(self) -> str:

@@ -1,0 +1,148 @@
+"""What one step said, and what the steps together say about failing: descent, errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Self
+
+import numpy as np
+
+from analysis.boundary import Crossing
+from analysis.dwell import Dwell
+from analysis.judge import ERROR_BUDGET, Verdict, judge_share
+from analysis.sla import SLA
+from analysis.step import Outcome, StepResult
+
+_DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down to 0.08
+_NO_LOAD = 0.02
+_OVERWHELMING = 20.0  # strain: a few requests show it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Hold a dwell and what its counts said.
+
+    Attributes:
+        dwell: The reduced step.
+        ramp: It is a rung of the ramp: too short to fit.
+        strain: Its share of violations over the allowed one, the worst SLA's; 1 is the crossing.
+        passes: Its share of violations is within every bound.
+        errors: The verdict on its failures alone.
+        binding: The bound nearest to failing.
+    """
+
+    dwell: Dwell
+    ramp: bool
+    strain: float
+    passes: bool
+    errors: Verdict
+    binding: str
+
+    @classmethod
+    def of(cls, result: StepResult, slas: Sequence[SLA], scale_s: float) -> Self:
+        """Reduce a result whose queue settles on a time scale; when arrivals end, the last batch waits to fill."""
+        ramp, length = result.step.purpose == "ramp", result.offered_span_s
+        settle = 0.0 if ramp else min(0.1 * length + 2 * scale_s, 0.3 * length)
+        close = min(scale_s, 0.05 * length)
+        dwell = Dwell.of(result, settle, close, 4 if length < 5 else 8)
+        failed = result.outcome != Outcome.OK
+        errors = judge_share(ERROR_BUDGET, failed, min(sla.error_budget for sla in slas)).verdict
+        slow = [float(dwell.tail.count_above(np.asarray(sla.limit_s))) / max(1, dwell.tail.n) for sla in slas]
+        strains = {str(sla): share / sla.violation_share for sla, share in zip(slas, slow, strict=True)}
+        binding = max(strains, key=lambda name: strains[name])
+        by_errors = errors is Verdict.FAIL and (strains[binding] <= 1 or float(failed.mean()) > 0.5 * max(slow))
+        return cls(
+            dwell=dwell,
+            ramp=ramp,
+            strain=strains[binding],
+            passes=strains[binding] <= 1 and errors is not Verdict.FAIL,
+            errors=errors,
+            binding=ERROR_BUDGET if by_errors else binding,
+        )
+
+    @property
+    def rate_rps(self) -> float:
+        """Return the step's arrival rate."""
+        return self.dwell.rate_rps
+
+
+def error_crossing(looks: Sequence[Look], budget: float) -> Crossing | None:
+    """Return the bracket of rates between which failures begin to exceed their budget, or None if they do not.
+
+    A rate counts as failing only where all steps from there up exceed the budget together: failures of a cold start do
+    not bound the rates above it.
+    """
+    failing = [
+        look.rate_rps
+        for look in looks
+        if look.errors is Verdict.FAIL and _pooled_errors([o for o in looks if o.rate_rps >= look.rate_rps]) > budget
+    ]
+    if not failing:
+        return None
+    high = min(failing)
+    below = [look.dwell for look in looks if look.rate_rps < high]
+    low = max((dwell.rate_rps for dwell in below), default=0.5 * high)
+    n = sum(dwell.offered for dwell in below)
+    return Crossing(rate_rps=sqrt(low * high), low_rps=low, high_rps=high, safe_rps=low, n=n)
+
+
+def _pooled_errors(looks: Sequence[Look]) -> float:
+    return sum(look.dwell.failed for look in looks) / max(1, sum(look.dwell.offered for look in looks))
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """Look for a rate that passes where the ones tried fail: from near the capacity down to a twentieth of it.
+
+    Attributes:
+        looks: All steps.
+        slas: At least one.
+        capacity_rps: Of the server.
+    """
+
+    looks: Sequence[Look]
+    slas: Sequence[SLA]
+    capacity_rps: float
+
+    @property
+    def passed(self) -> bool:
+        """Say that a step passed that counts: a dozen requests at almost no load show no p99."""
+        least = _DESCENT_LOAD * _DESCENT**_DESCENTS * self.capacity_rps
+        share = max(sla.violation_share for sla in self.slas)
+        errors = error_crossing(self.looks, min(sla.error_budget for sla in self.slas))
+        return any(
+            look.passes
+            and not look.ramp
+            and (look.rate_rps > least or look.dwell.offered > 2 / share)
+            and (errors is None or look.rate_rps < errors.high_rps)
+            for look in self.looks
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Say that no rate is left that may pass, for want of budget or of hope."""
+        tested = [look.rate_rps for look in self.looks if not look.ramp]
+        return bool(tested) and all(_near(rate, tested) for rate in self._rungs())
+
+    def length_s(self, rate_rps: float, limit_s: float) -> float:
+        """Return how long a rate must run to be believed: longer where failures are not overwhelming."""
+        mild = any(look.strain < _OVERWHELMING for look in self.looks if look.dwell.offered >= 12)
+        return max(1.0, 5 * limit_s, (200 if mild else 30) / rate_rps)
+
+    def next_rate(self, limit_s: float, longest_s: float) -> float | None:
+        """Return the next rate to try, or None when all were tried that can be within `longest_s`."""
+        tried = [look.rate_rps for look in self.looks if look.dwell.offered >= 12 and not look.passes]
+        tried += [look.rate_rps for look in self.looks if not look.ramp]
+        rates = [_DESCENT_LOAD * _DESCENT**k * self.capacity_rps for k in range(_DESCENTS)] + self._rungs()
+        affordable = [rate for rate in rates if self.length_s(rate, limit_s) <= longest_s]
+        return next((rate for rate in affordable if not _near(rate, tried)), None)
+
+    def _rungs(self) -> list[float]:
+        """Return the rungs that passed by their few requests, the highest first; not those of almost no load."""
+        rungs = [look.rate_rps for look in self.looks if look.ramp and look.passes]
+        return sorted((rate for rate in rungs if rate > _NO_LOAD * self.capacity_rps), reverse=True)
+
+
+def _near(rate_rps: float, others: Sequence[float]) -> bool:
+    """Say that another rate is within half a step of the descent."""
+    return any(abs(log(other / rate_rps)) < -0.5 * log(_DESCENT) for other in others)
