@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.capacity import completion_rate
 from analysis.estimate import Estimate
-from analysis.judge import Judgement, Verdict, judge
+from analysis.judgement import Judgement, Verdict, judge
 from analysis.operating_point import OperatingPoint
 from analysis.quantile import quantile_estimate
 from analysis.sla import SLA

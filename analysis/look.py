@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.boundary import Crossing
 from analysis.dwell import Dwell
-from analysis.judge import ERROR_BUDGET, Verdict, judge_share
+from analysis.judgement import ERROR_BUDGET, Verdict, judge_share
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
 

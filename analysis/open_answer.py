@@ -5,7 +5,7 @@ from typing import Literal
 from analysis.boundary import quantiles_at
 from analysis.curve import Curve
 from analysis.estimate import Estimate
-from analysis.judge import ERROR_BUDGET
+from analysis.judgement import ERROR_BUDGET
 from analysis.open_loop import OpenLoop
 from analysis.operating_point import OperatingPoint
 

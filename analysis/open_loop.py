@@ -9,7 +9,7 @@ from math import exp, log, sqrt
 from analysis.boundary import Crossing, locate, quantiles_at
 from analysis.capacity import Capacity
 from analysis.evidence import load, relaxation_s
-from analysis.judge import ERROR_BUDGET, Verdict, judge
+from analysis.judgement import ERROR_BUDGET, Verdict, judge
 from analysis.look import Descent, Look, error_crossing
 from analysis.ramp import Plan, Ramp
 from analysis.sla import SLA

@@ -1,7 +1,7 @@
 """The verdict on one step: PASS, FAIL or UNDECIDED, from its count of violations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -13,6 +13,8 @@ from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
 
 ERROR_BUDGET = "error budget"
+_LEAST_LOOKS = 4.0  # independent ones, in a step
+_HEADROOM = 1.5
 
 
 class Verdict(StrEnum):
@@ -32,7 +34,8 @@ class Judgement:
         binding: The bound nearest to failing: an SLA's text, or "error budget".
         share: Share of requests that violate that bound, in [0, 1].
         low: Lower end of the share's 95 % interval.
-        high: Upper end.
+        high: Upper end. Without a violation and with a tail far below the limit, from that tail; 0 for errors
+            of which there was none.
         allowed: Share that the bound allows.
         inflation: Variance of the count over the binomial one, >= 1.
         n: Requests judged.
@@ -58,11 +61,13 @@ def judge(result: StepResult, slas: Sequence[SLA]) -> Judgement:
         raise ValueError("judge slas: give at least one SLA")
     failed = result.outcome != Outcome.OK
     correlation = _tail_inflation(result.response_ns, failed)
-    judgements = [
-        judge_share(str(sla), result.violations(sla.limit_ns), sla.violation_share, least_inflation=correlation)
-        for sla in slas
-    ]
-    judgements.append(judge_share(ERROR_BUDGET, failed, min(sla.error_budget for sla in slas)))
+    judgements = []
+    for sla in slas:
+        counted = judge_share(
+            str(sla), result.violations(sla.limit_ns), sla.violation_share, least_inflation=correlation
+        )
+        judgements.append(_with_headroom(counted, np.sort(result.response_ns), sla) if counted.share == 0 else counted)
+    judgements.append(_judge_errors(failed, min(sla.error_budget for sla in slas)))
     order = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS)
     return min(judgements, key=lambda j: (order.index(j.verdict), -j.share / max(j.allowed, 1e-12)))
 
@@ -88,6 +93,32 @@ def judge_share(name: str, flags: NDArray[np.bool_], allowed: float, *, least_in
     return Judgement(
         verdict=verdict, binding=name, share=share, low=low, high=high, allowed=allowed, inflation=inflation, n=n
     )
+
+
+def _judge_errors(failed: NDArray[np.bool_], budget: float) -> Judgement:
+    """Judge failures. They have a cause, so where none was seen none is expected: thousands are not asked for."""
+    counted = judge_share(ERROR_BUDGET, failed, budget)
+    return replace(counted, high=0.0, verdict=Verdict.PASS) if counted.n and counted.share == 0 else counted
+
+
+def _with_headroom(counted: Judgement, ordered_ns: NDArray[np.int64], sla: SLA) -> Judgement:
+    """Pass a step without a violation whose tail ends far below the limit, though its count alone proves little.
+
+    Waits have an exponential tail (Kingman 1961), whose scale t follows from two quantiles. Where even its upper end,
+    q + 2 t / sqrt(looks), times 1.5 is below the limit, `high` is that tail's share above the limit.
+    """
+    looks, allowed = counted.n / counted.inflation, counted.allowed
+    wide = min(10 * allowed, 0.5)
+    if looks < _LEAST_LOOKS or counted.n * allowed < 1 or wide <= allowed:
+        return counted
+    inner, outer = (float(ordered_ns[int(np.ceil((1 - share) * counted.n)) - 1]) for share in (wide, allowed))
+    doubt = 2 / looks**0.5
+    scale = (outer - inner) / np.log(wide / allowed) * (1 + doubt)
+    top = outer + doubt * scale
+    if _HEADROOM * top > sla.limit_ns:
+        return counted
+    share = allowed * float(np.exp(-(sla.limit_ns - top) / max(scale, 1.0)))
+    return replace(counted, high=min(counted.high, share), verdict=Verdict.PASS)
 
 
 def _tail_inflation(response_ns: NDArray[np.int64], failed: NDArray[np.bool_]) -> float:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.judge import Verdict, judge
+from analysis.judgement import Verdict, judge
 from analysis.sla import SLA
 from analysis.step import Outcome, Step, StepResult
 from tests.analysis.simulators import Server, Simulator
@@ -45,6 +45,20 @@ def test_no_violation_in_a_correlated_step_is_no_pass() -> None:
     judgement = judge(_result(latency), SLAS)
     assert judgement.share == 0
     assert judgement.verdict is Verdict.UNDECIDED
+
+
+def test_headroom_passes_what_a_count_cannot() -> None:
+    """The same few looks pass when the slowest request took half of the limit."""
+    latency = 20 + 15 * np.sin(np.arange(3000) / 3000 * 2 * np.pi * 9)
+    judgement = judge(_result(latency), SLAS)
+    assert judgement.n / judgement.inflation < 300  # zero of so few do not show less than one percent
+    assert judgement.verdict is Verdict.PASS
+    assert judgement.high < 0.01
+
+
+def test_a_few_requests_prove_nothing() -> None:
+    """Thirty fast requests are no p99, however fast."""
+    assert judge(_result(np.full(30, 1.0)), SLAS).verdict is Verdict.UNDECIDED
 
 
 def test_the_error_budget_binds_separately() -> None:
