@@ -11,6 +11,7 @@ from analysis.estimate import Estimate
 from analysis.step import Outcome, StepResult
 
 _GROUPS = 10
+_ENDS = 6  # a burst that begins or ends the window is looked for in its first and last sixth
 _CAUTION = 1.15  # groups are a little correlated: with it the error is right over batch servers, M/M/4 and M/G/8
 
 
@@ -84,17 +85,27 @@ def measure_capacity(result: StepResult) -> Capacity | None:
 def completion_rate(done_s: NDArray[np.float64]) -> Capacity | None:
     """Return completions per second from ascending completion times that a busy server gave.
 
-    The first instant counts no completion: those came from work done before it.
+    The window begins and ends where completions pause: a batch comes as a burst, of a millisecond or two on a real
+    server, and the first burst came from work done before it. Counted, it alone would add a batch to some dozens.
 
     Returns:
-        None when fewer than 6 requests completed after it.
+        None when fewer than 6 requests completed after the first burst.
     """
-    window = done_s[np.searchsorted(done_s, done_s[0], "right") - 1 :] if done_s.size else done_s
+    pauses = np.diff(done_s)
+    reach = pauses.size // _ENDS
+    first = _first_pause(pauses[:reach])
+    last = pauses.size - 1 - _first_pause(pauses[::-1][:reach])
+    window = done_s[first : last + 1]
     n = window.size - 1
     if n < 6 or window[-1] <= window[0]:
         return None
     rate = n / float(window[-1] - window[0])
     return Capacity(rate_rps=rate, error=_error(window, rate), n=n)
+
+
+def _first_pause(pauses: NDArray[np.float64]) -> int:
+    """Return the index of the first gap that is at least half as long as the longest; 0 for no gap."""
+    return int(np.argmax(pauses >= 0.5 * pauses.max())) if pauses.size else 0
 
 
 def _error(window: NDArray[np.float64], rate: float) -> float:

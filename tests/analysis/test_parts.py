@@ -153,3 +153,14 @@ def test_a_server_that_changes_widens_the_interval() -> None:
     assert same.drift == 0
     assert changed.drift > 0.03
     assert changed.high_rps - changed.low_rps > 1.3 * (same.high_rps - same.low_rps)
+
+
+def test_a_batch_that_arrives_over_a_millisecond_counts_once() -> None:
+    """Replies of a batch that come one after another, as over a real socket, do not add a batch to the capacity."""
+    rng = np.random.default_rng(0)
+    ends = np.cumsum(rng.normal(0.056, 0.0017, 40))
+    done = np.sort((ends[:, None] + np.linspace(0, 0.0015, 32)).ravel())
+    capacity = completion_rate(done)
+    assert capacity is not None
+    assert abs(capacity.rate_rps / (32 / 0.056) - 1) < 0.01
+    assert capacity.error < 0.02
