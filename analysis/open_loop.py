@@ -115,7 +115,7 @@ class OpenLoop:
         point, ceiling = self.crossing, self.ceiling_rps
         if ceiling is None or not self._ramped or self.ramp.capacity is not None:
             return False
-        top = [look for look in self.looks if look.rate_rps >= 0.99 * ceiling]
+        top = [look for look in self.looks if look.rate_rps >= 0.99 * ceiling and not look.ramp]
         return bool(top) and top[-1].passes and (point is None or point.rate_rps >= 0.99 * ceiling)
 
     def far_below_limit(self, rate_rps: float) -> bool:
@@ -192,6 +192,8 @@ class OpenLoop:
             return self._plan_confirm(left_s)
         plan = self._plan_measure(self.capacity)
         length = min(plan.duration_s, left_s - reserve - plan.drain_s)
+        if self.crossing is None:  # any look is better than none
+            least = min(least, 1.0)
         if length < min(least, 0.6 * plan.duration_s):
             return self._plan_confirm(left_s)
         return Plan(rate_rps=plan.rate_rps, duration_s=length, purpose="measure", drain_s=plan.drain_s)

@@ -73,7 +73,7 @@ _PLAN: tuple[tuple[str, float, float, dict[str, Any]], ...] = (
     ("measure", 500.0, 6.0, {"reasons": (_LATE,)}),
     ("measure", 500.0, 9.0, {}),
     ("measure", 535.0, 9.0, {}),
-    ("measure", 565.0, 9.0, {}),
+    ("measure", 565.0, 24.0, {}),
     ("measure", 554.0, 10.0, {}),
     ("measure", 590.0, 6.0, {"failing_share": 0.02}),
     ("confirm", 546.0, 9.0, {}),

@@ -78,7 +78,7 @@ def test_the_view_says_what_a_user_waits_for() -> None:
     assert "PASS" in shown
     assert re.search(r"p99 +\d+ ms \[\d+, (\d+\]|∞\)) +SLA 200 ms", shown)
     assert "offered 546 req/s, achieved 545 req/s   in flight 83" in shown
-    assert "holds at 554 req/s, fails at 565 req/s" in shown
+    assert "holds at 512 req/s, fails at 565 req/s" in shown
     assert "47 s used, 2 min 13 s left" in shown
 
 
@@ -148,7 +148,7 @@ def test_a_pipe_gets_one_line_a_step() -> None:
     assert lines[0] == "title"
     assert "\x1b" not in stream.getvalue()
     assert len([line for line in lines if line.startswith("step ")]) == len(RECORDS)
-    assert "step 10 measure 565 req/s p99 240 ms" in _flat(lines[11])
+    assert "step 10 measure 565 req/s p99 310 ms" in _flat(lines[11])
     assert "FAIL" in lines[11]
     assert "not sound: The client was late" in stream.getvalue()
 
