@@ -3,13 +3,12 @@
 import contextlib
 import selectors
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import msgspec
 
-from loadgen.clock import NS_PER_S, now_ns
+from loadgen import child
 from loadgen.errors import OpfindError
 
 _READY_S = 30.0
@@ -27,11 +26,8 @@ def reference_server(settings: Mapping[str, Any]) -> Iterator[str]:
         OpfindError: It did not start.
     """
     config = msgspec.json.encode(dict(settings)).decode()
-    command = [sys.executable, "-m", "loadgen.server", "--host", "127.0.0.1", "--port", "0", "--config", config]
-    with subprocess.Popen(
-        [*command, "--watch-stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,  # Ctrl-C is for the coordinator, which stops the server when it has its answer
-    ) as process:  # fmt: skip
+    listen = ("--host", "127.0.0.1", "--port", "0")
+    with child.start("loadgen.server", *listen, "--config", config, "--watch-stdin") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -44,16 +40,11 @@ def reference_server(settings: Mapping[str, Any]) -> Iterator[str]:
                 process.kill()
 
 
-def _wait_until_ready(stdout: IO[str]) -> str:
-    """Read `listening on http://host:port`."""
-    deadline_ns = now_ns() + round(_READY_S * NS_PER_S)
+def _wait_until_ready(stdout: IO[bytes]) -> str:
+    """Read `listening on http://host:port`, a line that is written at once."""
     with selectors.DefaultSelector() as selector:
         selector.register(stdout, selectors.EVENT_READ)
-        line = ""
-        while now_ns() < deadline_ns and selector.select(1.0) is not None:
-            if selector.select(0):
-                line = stdout.readline()
-                break
+        line = stdout.readline().decode() if selector.select(_READY_S) else ""
     if not line.startswith("listening on "):
         raise OpfindError("the embedded reference server did not start")
     return line.removeprefix("listening on ").strip()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import Outcome
+from analysis import Histogram, Outcome
 from loadgen.arrivals import DueTimes
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.http1 import Connection
@@ -26,8 +26,6 @@ _MAX_CONNECTING = 64  # paces connect storms below a usual listen backlog
 _RETRY_NS = 10 * NS_PER_MS  # a user whose connection broke waits this long, so that a dead target is not hammered
 _MAX_KINDS_OF_WORDS = 50
 _NEVER_NS = 1 << 62
-
-Connect = Callable[[], Any]  # a coroutine that opens one connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +74,8 @@ class Engine:
         self._waiting: deque[int] = deque()  # due times that found no free connection, oldest first
         self._connecting: set[asyncio.Task[None]] = set()
         self._running = False
+        self._sweep_handle: asyncio.TimerHandle | None = None
+        self._late: list[int] = []  # ns from due to when this engine turned to the request
         self._rows: list[int] = []
         self.record = self._rows.extend
 
@@ -91,6 +91,7 @@ class Engine:
         self._load = load
         self._words: Counter[str] = Counter()
         self._flushed = 0
+        self._lateness = Histogram()
         self._stopped = False  # nothing more falls due
         self._end_ns = load.start_ns + round(load.duration_s * NS_PER_S)
         self._waited = self._opened = self._peak = self._lag_ns = self._sweeps = 0
@@ -108,13 +109,17 @@ class Engine:
         self._running = True
         self._cpu_ns, self._block_ns = time.process_time_ns(), now_ns()
         self._timer.arm(self._next_due)
-        self._sweep_due_ns = now_ns() + round(_SWEEP_S * NS_PER_S)
-        self._loop.call_later(_SWEEP_S, self._sweep)
+        self._sweep_later()
 
     def stop(self) -> None:
         """Let nothing more fall due; what waits for a connection stays unsent, what was sent is awaited."""
-        if not self._running or self._stopped:
+        if not self._running:
             return
+        now = now_ns()
+        while self._next_due <= now:  # due, and not turned to yet
+            self._waiting.append(self._next_due)
+            self._late.append(now - self._next_due)
+            self._next_due = self._following_due()
         self._stopped = True
         self._next_due = _NEVER_NS
         self._timer.disarm()
@@ -147,11 +152,14 @@ class Engine:
 
     def _tick(self) -> None:
         """Send everything that is due, and sleep until the next."""
-        due, now, idle = self._next_due, now_ns(), self._idle
+        due, now, idle, late = self._next_due, now_ns(), self._idle, self._late.append
         while due <= now:
             if idle:
-                idle.pop().send(due, self._next_request())
+                connection = idle.pop()
+                connection.send(due, self._next_request())
+                late(connection.sent_ns - due)
             else:
+                late(now - due)
                 self._waiting.append(due)
                 if len(self._connections) >= self._load.connections:
                     self._waited += 1
@@ -285,8 +293,11 @@ class Engine:
         if self._stopped or (self._load.schedule is None and now >= self._end_ns):
             self._end_if_over()
         if self._running:
-            self._sweep_due_ns = now_ns() + round(_SWEEP_S * NS_PER_S)
-            self._loop.call_later(_SWEEP_S, self._sweep)
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._sweep_due_ns = now_ns() + round(_SWEEP_S * NS_PER_S)
+        self._sweep_handle = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _tell(self, now: int, oldest: int) -> None:
         if now - self._block_ns >= _BLOCK_NS or len(self._rows) >= _BLOCK_ROWS * COLUMNS:
@@ -309,6 +320,8 @@ class Engine:
             self._emit({"op": "block", "rows": np.array(rows, dtype=np.int64).tobytes()})
             self._flushed += len(rows) // COLUMNS
             rows.clear()
+        self._lateness.record(self._late)
+        self._late.clear()
         self._block_ns = now
 
     def _end_if_over(self) -> None:
@@ -316,9 +329,13 @@ class Engine:
         if not self._running or self._waiting or any(c.busy for c in self._connections):
             return
         now = now_ns()
+        if now < self._load.start_ns:  # a step without any request ends when it begins
+            return
         if not self._stopped and (self._load.schedule is not None or now < self._end_ns):
             return
         self._running = False
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
         self._timer.disarm()
         self._flush(now)
         gc.enable()
@@ -328,6 +345,7 @@ class Engine:
                 "at_ns": now,
                 "cpu_ns": time.process_time_ns() - self._cpu_ns,
                 "lag_ns": self._lag_ns,
+                "lateness": self._lateness.as_json(),
                 "opened": self._opened,
                 "connections": self._peak,
                 "connection_waits": self._waited,

@@ -5,33 +5,30 @@ import os
 import resource
 import selectors
 import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis import Outcome, Reason, Step, StepProgress, StepResult
+from loadgen import child
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
-from loadgen.engine import COLUMNS
 from loadgen.errors import OpfindError, UsageError
+from loadgen.health import health, reasons
 from loadgen.messages import Unpacker, pack
+from loadgen.rows import Rows, Table
 from loadgen.target import Endpoint
 from loadgen.worker import load_of
 
-_SPILL_BYTES = 64 * 1024 * 1024
-_ROW_BYTES = 8 * (COLUMNS + 1)
 _VIEW_ROWS = 100_000  # a live view judges at most so many, so that watching a long step stays cheap
 _LEAD_NS = 20 * NS_PER_MS  # workers learn of a step this long before it starts
 _SPARE_FDS = 64
 _READY_S = 30.0
 _SILENCE_S = 30.0  # a worker that is so long overdue hangs; it is ended, and its requests are lost
+ABANDONED = Reason("client", "the run was interrupted, and what was in flight was given up")
 
-Rows = NDArray[np.int64]
 Watch = Callable[["StepView"], None]
 
 
@@ -64,11 +61,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepView:
-    """Show a step under way, about once a second: its requests that have ended, at most the latest 100,000."""
+    """Show a step under way, about once a second.
 
-    step: Step
-    elapsed_s: float
-    in_flight: int
+    Attributes:
+        progress: Of the whole step.
+        result: Its requests that have ended, at most the latest 100,000.
+    """
+
+    progress: StepProgress
     result: StepResult
 
 
@@ -77,18 +77,20 @@ class _Member:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "loadgen.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the coordinator, which lets the workers finish
-        )  # fmt: skip
+        self.process = child.start("loadgen.worker")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.unpacker = Unpacker()
         self.is_alive = True
+        self.command: dict[str, Any] = {}
         self.progress: dict[str, Any] = {}
         self.ended: dict[str, Any] | None = None
-        self.rows = 0
+
+    def begin(self, command: dict[str, Any]) -> None:
+        """Send a step, and forget the last one."""
+        self.command, self.progress, self.ended = command, {}, None
+        self.tell(op="step", **command)
 
     def tell(self, **message: Any) -> None:
         """Send a command; a dead worker is noticed when its pipe is read."""
@@ -101,7 +103,6 @@ class Fleet:
     """Start the engine processes, run steps on them, end them. Use as a context manager."""
 
     def __init__(self, setup: Setup) -> None:
-        _raise_fd_limit(setup.connections // setup.workers + _SPARE_FDS)
         self._setup = setup
         self.pacing = ""
         self._selector = selectors.DefaultSelector()
@@ -145,8 +146,6 @@ class Fleet:
             "request": setup.request,
             "timeout_ns": setup.timeout_ns,
             "connections": max(1, len(range(index, setup.connections, setup.workers))),
-            "worker": index,
-            "workers": setup.workers,
             "think_s": setup.think_s,
             "arrivals": {"cv": setup.cv, "replay": list(setup.replay)},
         }
@@ -186,146 +185,121 @@ class Fleet:
         if not members:
             raise OpfindError("every engine process has died")
         start_ns = now_ns() + _LEAD_NS
-        command = asdict(step) | {"start_ns": start_ns}
-        for member in members:
-            member.progress, member.ended, member.rows = {}, None, 0
-            member.tell(op="step", **command)
+        for place, member in enumerate(members):  # the living share the load: a dead one takes none of it
+            member.begin(asdict(step) | {"start_ns": start_ns, "worker": place, "workers": len(members)})
         deadline_ns = start_ns + round((step.duration_s + _SILENCE_S) * NS_PER_S) + 2 * self._setup.timeout_ns
         stopped_ns: int | None = None
         was_abandoned = False
         asked_ns = shown_ns = start_ns
-        with tempfile.SpooledTemporaryFile(_SPILL_BYTES) as spool:
+        with Rows() as rows:
             while any(member.is_alive and member.ended is None for member in members):
                 for member, message in self._receive(0.1):
-                    self._take(member, message, spool)
+                    _take(member, message, rows)
                 now = now_ns()
                 if now - asked_ns >= 100 * NS_PER_MS:
                     asked_ns = now
-                    progress = _progress(members, now - start_ns)
-                    if stopped_ns is None and overloaded(progress):
+                    if stopped_ns is None and overloaded(_progress(members, now - start_ns)):
                         stopped_ns = now
-                        self._tell_all(members, "stop")
+                        _tell_all(members, "stop")
                     if not was_abandoned and is_abandoned():
                         stopped_ns, was_abandoned = stopped_ns or now, True
-                        self._tell_all(members, "abandon")
+                        _tell_all(members, "abandon")
                     if now > deadline_ns:
                         _kill_silent(members)
                 if watch and now - shown_ns >= NS_PER_S:
                     shown_ns = now
-                    watch(_view(step, start_ns, now, members, _latest_rows(spool, _VIEW_ROWS)))
+                    watch(_view(step, start_ns, now, members, rows.latest(_VIEW_ROWS)))
+            rows.add_table(self._lost(members, stopped_ns, rows))
             # A stop that came after the last due time cut nothing off.
             is_aborted = stopped_ns is not None and stopped_ns < start_ns + round(step.duration_s * NS_PER_S)
-            rows = _rows(spool)
-            lost = self._lost_rows(command, members, stopped_ns, rows)
-            return self._finish(step, start_ns, members, np.concatenate([rows, lost]), is_aborted=is_aborted)
+            extra = (ABANDONED,) if was_abandoned else ()
+            return self._finish(step, start_ns, members, rows.columns(), extra, is_aborted=is_aborted)
 
-    @staticmethod
-    def _tell_all(members: list[_Member], op: str) -> None:
-        for member in members:
-            member.tell(op=op)
-
-    @staticmethod
-    def _take(member: _Member, message: dict[str, Any], spool: "tempfile.SpooledTemporaryFile[bytes]") -> None:
-        match message["op"]:
-            case "progress":
-                member.progress = message
-            case "block":
-                rows = np.frombuffer(message["rows"], dtype=np.int64).reshape(-1, COLUMNS)
-                member.rows += len(rows)
-                tagged = np.column_stack([rows, np.full(len(rows), member.index)])
-                spool.write(tagged.tobytes())
-            case "ended":
-                member.ended = message
-
-    def _lost_rows(self, command: dict[str, Any], members: list[_Member], stopped_ns: int | None, rows: Rows) -> Rows:
+    def _lost(self, members: list[_Member], stopped_ns: int | None, rows: Rows) -> Table:
         """Account for what dead workers were to send: everything that was due and did not come back is lost."""
         now = now_ns()
         is_over = not any(member.is_alive for member in members)  # else the others have run the step to its end
-        until_ns = stopped_ns or (now if is_over else command["start_ns"] + round(command["duration_s"] * NS_PER_S))
-        lost = [np.empty((0, COLUMNS + 1), dtype=np.int64)]
+        lost = [np.empty((0, 6), dtype=np.int64)]
         for member in members:
             if member.is_alive:
                 continue
+            command = member.command
             load = load_of(command, self._worker_setup(member.index))
+            end_ns = command["start_ns"] + round(command["duration_s"] * NS_PER_S)
             if load.schedule is None:
                 due = np.full(load.users, command["start_ns"])
             else:
                 due = np.concatenate([*load.schedule, np.empty(0, dtype=np.int64)]) + command["start_ns"]
-                due = due[due < until_ns]
-                due = np.setdiff1d(due, rows[rows[:, -1] == member.index, 0])
+                due = due[due < (stopped_ns or (now if is_over else end_ns))]
+                known = rows.columns()
+                due = np.setdiff1d(due, known[0, known[5] == member.index])
             zero = np.zeros_like(due)
-            worker = np.full_like(due, member.index)
-            columns = [due, zero, zero, np.maximum(due, now), np.full_like(due, Outcome.LOST), worker]
-            lost.append(np.column_stack(columns))
+            outcome, worker = np.full_like(due, Outcome.LOST), np.full_like(due, member.index)
+            lost.append(np.column_stack([due, zero, zero, np.maximum(due, now), outcome, worker]))
         return np.concatenate(lost)
 
     def _finish(
-        self, step: Step, start_ns: int, members: list[_Member], rows: Rows, *, is_aborted: bool
+        self,
+        step: Step,
+        start_ns: int,
+        members: list[_Member],
+        columns: Table,
+        extra: tuple[Reason, ...],
+        *,
+        is_aborted: bool,
     ) -> tuple[StepResult, dict[str, Any], dict[str, int]]:
-        errors: Counter[str] = Counter()
-        for member in members:
-            errors.update((member.ended or {}).get("errors", {}))
-        dead = [member.index for member in members if not member.is_alive]
-        if dead:
-            errors[f"engine process {', '.join(map(str, dead))} died"] = int((rows[:, 4] == Outcome.LOST).sum())
         ended = [member.ended for member in members if member.ended is not None]
+        dead = [member.index for member in members if not member.is_alive]
+        errors: Counter[str] = Counter()
+        for message in ended:
+            errors.update(message["errors"])
+        if dead:
+            errors["lost: an engine process died"] = int((columns[4] == Outcome.LOST).sum())
+        due, sent, first, done, outcome, _ = columns
         end_ns = max([message["at_ns"] for message in ended], default=now_ns())
-        client = self._health(rows, ended, (end_ns - start_ns) / NS_PER_S)
-        reasons = self._reasons(rows, client, dead)
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        due, sent, first, done, outcome, _ = rows.T
+        end_ns = max(end_ns, start_ns, int(done.max(initial=start_ns)))
+        client = health(columns, ended, (end_ns - start_ns) / NS_PER_S)
+        found = reasons(
+            columns, client, connections=self._setup.connections, lateness_limit_ns=self._setup.lateness_limit_ns,
+            dead=dead,
+        )  # fmt: skip
         result = StepResult.from_arrays(
             step, due, done, outcome.astype(np.uint8), aborted=is_aborted, sent_ns=sent, first_byte_ns=first,
-            start_ns=start_ns, end_ns=max(end_ns, int(done.max(initial=start_ns))),
-            drained=not np.any((outcome == Outcome.TIMEOUT) | (outcome == Outcome.LOST)), reasons=reasons,
+            start_ns=start_ns, end_ns=end_ns,
+            drained=not np.any((outcome == Outcome.TIMEOUT) | (outcome == Outcome.LOST)), reasons=(*extra, *found),
         )  # fmt: skip
         return result, client, dict(errors.most_common())
 
-    def _health(self, rows: Rows, ended: list[dict[str, Any]], span_s: float) -> dict[str, Any]:
-        """Return the client's own health: lateness of sends, loop lag, CPU, connections."""
-        was_sent = rows[:, 1] > 0
-        lateness = (rows[was_sent, 1] - rows[was_sent, 0]) / NS_PER_S
-        p50, p99, top = np.quantile(lateness, [0.5, 0.99, 1.0]).tolist() if lateness.size else (0.0, 0.0, 0.0)
-        cpu = [message["cpu_ns"] / NS_PER_S for message in ended] or [0.0]
-        return {
-            "lateness_p50_s": p50,
-            "lateness_p99_s": p99,
-            "lateness_max_s": top,
-            "loop_lag_max_s": max([message["lag_ns"] / NS_PER_S for message in ended], default=0.0),
-            "cpu_share": max(cpu) / max(span_s, 1e-9),
-            "cpu_us_per_request": sum(cpu) * 1e6 / max(1, len(rows)),
-            "connections": sum(message["connections"] for message in ended),
-            "connections_opened": sum(message["opened"] for message in ended),
-            "connection_waits": sum(message["connection_waits"] for message in ended),
-            "workers": len(ended),
-        }
 
-    def _reasons(self, rows: Rows, client: Mapping[str, Any], dead: list[int]) -> tuple[Reason, ...]:
-        """Say what, on the client's side, held the load back."""
-        setup, reasons = self._setup, []
-        if dead:
-            reasons.append(Reason("client", f"engine process {dead[0]} died; its requests are counted as lost"))
-        if client["connection_waits"] > 0.01 * len(rows):
-            reasons.append(
-                Reason(
-                    "client",
-                    f"all {setup.connections} connections were busy for {client['connection_waits']} requests: "
-                    f"raise --connections (open files are limited to {resource.getrlimit(resource.RLIMIT_NOFILE)[0]})",
-                )
-            )
-        elif client["lateness_p99_s"] * NS_PER_S > setup.lateness_limit_ns:
-            reasons.append(
-                Reason(
-                    "client",
-                    f"requests left {client['lateness_p99_s'] * 1e3:.2g} ms late (p99) where "
-                    f"{setup.lateness_limit_ns / NS_PER_MS:.2g} ms is allowed: free the CPU or raise --workers",
-                )
-            )
-        if client["cpu_share"] > 0.9 and len(rows) > 1000:
-            reasons.append(
-                Reason("client", f"an engine process used {client['cpu_share']:.0%} of its core: raise --workers")
-            )
-        return tuple(reasons)
+def affordable_connections(asked: int) -> int:
+    """Lift the soft limit on open files to what so many connections need; return how many the hard limit allows.
+
+    Raises:
+        UsageError: Not even one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = asked if hard == resource.RLIM_INFINITY else min(asked, hard - _SPARE_FDS)
+    if most < 1:
+        raise UsageError(f"only {hard} files may be open, which leaves none for connections: raise 'ulimit -Hn'")
+    if soft != resource.RLIM_INFINITY and soft < most + _SPARE_FDS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + _SPARE_FDS, hard))
+    return most
+
+
+def _tell_all(members: list[_Member], op: str) -> None:
+    for member in members:
+        member.tell(op=op)
+
+
+def _take(member: _Member, message: dict[str, Any], rows: Rows) -> None:
+    """Note what a worker said."""
+    match message["op"]:
+        case "progress":
+            member.progress = message
+        case "block":
+            rows.add(message["rows"], member.index)
+        case "ended":
+            member.ended = message
 
 
 def _kill_silent(members: list[_Member]) -> None:
@@ -333,42 +307,6 @@ def _kill_silent(members: list[_Member]) -> None:
     for member in members:
         if member.is_alive and member.ended is None:
             member.process.kill()
-
-
-def _raise_fd_limit(needed: int) -> None:
-    """Lift the soft limit on open files to what the connections need.
-
-    Raises:
-        UsageError: The hard limit is lower.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise UsageError(
-            f"--connections needs {needed} open files in a process and the limit is {hard}: "
-            f"lower --connections to {max(1, hard - _SPARE_FDS)} or raise 'ulimit -Hn'"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _rows(spool: "tempfile.SpooledTemporaryFile[bytes]") -> Rows:
-    """Return the rows so far, int64 (n, 6): in memory while they are few, mapped from the file once they spilled."""
-    spool.flush()
-    shape = (spool.tell() // _ROW_BYTES, COLUMNS + 1)
-    if shape[0] and getattr(spool, "_rolled", False):
-        mapped = spool._file  # noqa: SLF001 (the only way to the file behind it)
-        return np.memmap(mapped, dtype=np.int64, mode="r", shape=shape)
-    return _latest_rows(spool, shape[0])
-
-
-def _latest_rows(spool: "tempfile.SpooledTemporaryFile[bytes]", most: int) -> Rows:
-    """Return at most the latest `most` rows, int64 (n, 6)."""
-    size = spool.tell()
-    spool.seek(max(0, size - most * _ROW_BYTES))
-    rows = np.frombuffer(spool.read(), dtype=np.int64).reshape(-1, COLUMNS + 1)
-    spool.seek(size)
-    return rows
 
 
 def _progress(members: list[_Member], elapsed_ns: int) -> StepProgress:
@@ -384,10 +322,9 @@ def _progress(members: list[_Member], elapsed_ns: int) -> StepProgress:
     )
 
 
-def _view(step: Step, start_ns: int, now: int, members: list[_Member], rows: Rows) -> StepView:
+def _view(step: Step, start_ns: int, now: int, members: list[_Member], rows: Table) -> StepView:
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     result = StepResult.from_arrays(
         step, rows[:, 0], rows[:, 3], rows[:, 4].astype(np.uint8), start_ns=start_ns, end_ns=now, aborted=True
     )
-    progress = _progress(members, now - start_ns)
-    return StepView(step=step, elapsed_s=progress.elapsed_s, in_flight=progress.in_flight, result=result)
+    return StepView(progress=_progress(members, now - start_ns), result=result)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _OK, _HTTP_STATUS = int(Outcome.OK), int(Outcome.HTTP_STATUS)
 _HAS_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORECASE)
 _MAX_WORDS = 120
+_MOST_HEAD_BYTES = 65536
 
 
 class Connection(asyncio.Protocol):
@@ -50,8 +51,8 @@ class Connection(asyncio.Protocol):
         self._renew_parser()
 
     def _renew_parser(self) -> None:
-        self._parser = HttpResponseParser(self)
-        self._feed = self._parser.feed_data
+        self._parser: Any = HttpResponseParser(self)
+        self._feed: Any = self._parser.feed_data
 
     def send(self, due_ns: int, request: bytes) -> None:
         """Write a request now."""
@@ -84,6 +85,8 @@ class Connection(asyncio.Protocol):
                 return
             self.first_ns = now
             self._head = data
+        elif b"\r\n\r\n" not in self._head and len(self._head) < _MOST_HEAD_BYTES:
+            self._head += data
         try:
             self._feed(data)
         except HttpParserError as error:
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the target closed or reset the connection."""
+        self._parser = self._feed = None  # it refers back to this connection, and the collector is off during a step
         self._engine.forget(self)
         if self.busy:
             self.busy = False
@@ -109,6 +113,7 @@ class Connection(asyncio.Protocol):
         """Record the request, and take the next one."""
         status = self._parser.get_status_code()
         if status < 200:  # llhttp reports each interim reply as a message of its own
+            self._head = self._head.partition(b"\r\n\r\n")[2]
             return
         first = self.first_ns
         if not first or not self.busy:
@@ -132,7 +137,8 @@ class Connection(asyncio.Protocol):
     def _status_words(self, status: int) -> str:
         """Return the status as the target worded it."""
         line = self._head.split(b"\r\n", 1)[0][:_MAX_WORDS].decode("latin-1")
-        return f"HTTP {status} {line.split(' ', 2)[2] if line.count(' ') >= 2 else ''}".strip()
+        phrase = line.split(" ", 2)[2] if line.count(" ") >= 2 else ""
+        return f"HTTP {status} {''.join(c if c.isprintable() else '?' for c in phrase)}".strip()
 
 
 class HeadConnection(Connection):

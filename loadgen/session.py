@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from analysis import (
     SLA,
     OperatingPoint,
@@ -25,7 +27,7 @@ from analysis.quantile import quantile_estimate
 from loadgen import embedded
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import TargetError
-from loadgen.fleet import Fleet, Setup, StepView
+from loadgen.fleet import ABANDONED, Fleet, Setup, StepView, affordable_connections
 from loadgen.mask import mask
 from loadgen.progress import Progress
 from loadgen.target import Endpoint, request_bytes
@@ -34,10 +36,11 @@ from scenarios.scenario import Scenario
 Show = Callable[[Progress], None]
 
 _PREFLIGHT = Step(rate_rps=50.0, duration_s=0.1, arrivals="constant", purpose="preflight")  # five requests
+_MOST_AUTO_WORKERS = 4
 _GRACE_NS = 2 * NS_PER_S  # after an interruption, replies are awaited this long
 _LATENESS_SHARE = 0.05  # of the tightest limit: later sends than this would be seen in the answer
 _LATENESS_FLOOR_NS = 2 * NS_PER_MS
-_SEARCH_ENDS = {"found": 0, "unmet": 1, "undecided": 3, "client_limited": 4, "target_failed": 5}
+_EXIT_CODES = {"found": 0, "unmet": 1, "undecided": 3, "client_limited": 4, "target_failed": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +52,15 @@ class Finished:
     crash: Exception | None = None
 
 
-class _Interrupts:
-    """Remember SIGINT and SIGTERM, and when the first came."""
+class Interrupts:
+    """Remember SIGINT and SIGTERM, and when the first came; true once one has."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
         self.first_ns = 0
 
     def __call__(self, number: int, _frame: object) -> None:
+        """Be a signal handler."""
         self.first_ns = self.first_ns or now_ns()
         self.signals.append(number)
 
@@ -74,9 +78,9 @@ class _Interrupts:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[_Interrupts]:
+def interrupts() -> Iterator[Interrupts]:
     """Collect SIGINT and SIGTERM instead of dying of them."""
-    seen = _Interrupts()
+    seen = Interrupts()
     before = {number: signal.signal(number, seen) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen
@@ -85,39 +89,41 @@ def interrupts() -> Iterator[_Interrupts]:
             signal.signal(number, handler)
 
 
-def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show) -> Finished:
+def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show, interrupts: Interrupts) -> Finished:
     """Find the operating point of a scenario's target.
 
     Args:
         scenario: What to run; `scenario.slas` is not empty.
         environment: What to note of the machine; masked.
         show: Given a `Progress` about once a second and at the end of each step.
+        interrupts: From `interrupts()`; the caller holds it until the files are written.
 
     Raises:
         UsageError: The URL, a header or a limit of this machine is wrong.
         TargetError: The target cannot be reached, or fails every preflight request.
     """
     with contextlib.ExitStack() as stack:
+        # First, because the embedded server inherits the limit on open files.
+        connections = affordable_connections(scenario.load.connections)
         url, body = scenario.target.url, scenario.target.body
         if url is None:
             url, body = stack.enter_context(embedded.reference_server(scenario.server)), body or embedded.BODY
         endpoint = Endpoint.of(url)
         request = request_bytes(endpoint, scenario.target.method, scenario.target.headers, body)
-        seen = stack.enter_context(interrupts())
-        fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request)))
-        _preflight(fleet, url, seen)
-        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, seen, show).run()
+        fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request, connections)))
+        _preflight(fleet, url, interrupts)
+        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, interrupts, show).run()
 
 
-def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes) -> Setup:
+def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes, connections: int) -> Setup:
     load, limits_ns = scenario.load, [sla.limit_ns for sla in scenario.slas]
     timeout_s = scenario.target.timeout_s or max(10 * max(limits_ns) / NS_PER_S, 2.0)
     return Setup(
         endpoint=endpoint,
         request=request,
         timeout_ns=round(timeout_s * NS_PER_S),
-        connections=load.connections,
-        workers=load.workers or max(1, min(4, (os.cpu_count() or 1) // 2)),
+        connections=connections,
+        workers=min(load.workers or max(1, min(_MOST_AUTO_WORKERS, _cores() // 2)), connections),
         think_s=load.think_s,
         cv=load.cv,
         replay=load.replay,
@@ -125,7 +131,7 @@ def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes) -> Setup:
     )
 
 
-def _preflight(fleet: Fleet, url: str, interrupts: _Interrupts) -> None:
+def _preflight(fleet: Fleet, url: str, interrupts: Interrupts) -> None:
     """Send five requests; a target that answers none of them well is not worth a load.
 
     Raises:
@@ -143,7 +149,7 @@ class _Session:
     """Run one search on a fleet."""
 
     def __init__(
-        self, scenario: Scenario, environment: Mapping[str, Any], fleet: Fleet, interrupts: _Interrupts, show: Show
+        self, scenario: Scenario, environment: Mapping[str, Any], fleet: Fleet, interrupts: Interrupts, show: Show
     ) -> None:
         self._scenario = scenario
         self._environment = environment
@@ -166,7 +172,9 @@ class _Session:
         crash = None
         try:
             while not self._interrupts and (step := search.next()) is not None:
-                search.add(self._run_step(step, search))
+                result = self._run_step(step, search)
+                if ABANDONED not in result.reasons:  # what the user cut off says nothing of the target
+                    search.add(result)
             answer = search.answer()
         except Exception as defect:  # noqa: BLE001 (what was measured is kept; the command line tells of the defect)
             crash = defect
@@ -192,7 +200,7 @@ class _Session:
             return search.overloaded(progress) or bool(self._interrupts)
 
         def watch(view: StepView) -> None:
-            self._show(self._progress(step, view.result, view.elapsed_s, view.in_flight))
+            self._show(self._progress(step, view.result, view.progress))
 
         result, client, errors = self._fleet.run_step(
             step, overloaded, watch=watch, is_abandoned=self._interrupts.is_urgent
@@ -212,7 +220,8 @@ class _Session:
             )
         )
         elapsed_s = (result.end_ns - result.start_ns) / NS_PER_S
-        self._show(self._progress(step, result, elapsed_s, 0, ended=True))
+        over = StepProgress(elapsed_s, result.offered, result.offered, 0, 0.0)
+        self._show(self._progress(step, result, over, ended=True))
         return result
 
     def _answers(self) -> bool:
@@ -220,37 +229,41 @@ class _Session:
         result, _, _ = self._fleet.run_step(_PREFLIGHT, lambda _: False, is_abandoned=self._interrupts.is_urgent)
         return result.counts["ok"] > 0
 
-    def _progress(
-        self, step: Step, result: StepResult, elapsed_s: float, in_flight: int, *, ended: bool = False
-    ) -> Progress:
+    def _progress(self, step: Step, result: StepResult, progress: StepProgress, *, ended: bool = False) -> Progress:
+        """Show `result`, the part of the step that is judged, beside the `progress` of all of it."""
         sla: SLA = self._scenario.slas[0]
-        span_s = max(elapsed_s, 1e-9)
+        span_s = max(progress.elapsed_s, 1e-9)
+        ok_share = result.counts["ok"] / max(1, result.offered)
         return Progress(
             elapsed_s=(now_ns() - self._start_ns) / NS_PER_S,
             budget_s=self._scenario.search.budget_s,
             index=len(self._records) - ended,
             step=step,
-            step_elapsed_s=elapsed_s,
+            step_elapsed_s=progress.elapsed_s,
             ended=ended,
             sla=sla,
             judgement=judge(result, self._scenario.slas) if result.offered else None,
             quantile=quantile_estimate(result.response_ns, result.outcome != Outcome.OK, sla.quantile),
-            offered_rps=(result.offered + in_flight) / min(span_s, step.duration_s),
-            achieved_rps=result.counts["ok"] / span_s,
-            in_flight=in_flight,
+            offered_rps=(progress.done + progress.in_flight) / min(span_s, step.duration_s),
+            achieved_rps=progress.done * ok_share / span_s,
+            in_flight=progress.in_flight,
             records=tuple(self._records),
         )
 
 
 def _looks_dead(result: StepResult) -> bool:
-    """Say that most requests found nobody there."""
-    counts = result.counts
-    nobody = counts["connect_error"] + counts["reset"] + counts["timeout"]
-    return nobody > 0.5 * result.offered or (nobody > 0 and bool((result.outcome[-20:] != Outcome.OK).all()))
+    """Say that most requests, or the last ones, found nobody there; slowness is no death."""
+    nobody = np.isin(result.outcome, (Outcome.CONNECT_ERROR, Outcome.RESET))
+    return bool(nobody.sum() > 0.5 * result.offered or (nobody.any() and nobody[-20:].all()))
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exit_code(answer: OperatingPoint, require_rps: float | None) -> int:
     """Return the documented exit code of an answer; a rate counts as reached when the safe rate reaches it."""
     if answer.verdict == "found" and require_rps is not None and (answer.safe_rps or 0.0) < require_rps:
         return 1
-    return _SEARCH_ENDS[answer.verdict]
+    return _EXIT_CODES[answer.verdict]

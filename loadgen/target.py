@@ -1,5 +1,6 @@
 """Where the load goes, and the bytes of one request to it."""
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from loadgen.errors import TargetError, UsageError
 
 _PROBE_S = 2.0
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -89,8 +91,8 @@ def request_bytes(endpoint: Endpoint, method: str | None, headers: Mapping[str, 
         UsageError: The method or a header is not a legal HTTP token or value.
     """
     method = method or ("GET" if body is None else "POST")
-    if not method.isalpha():
-        raise UsageError(f"--method '{method}': must be letters only, such as POST")
+    if not _TOKEN.fullmatch(method):
+        raise UsageError(f"--method '{method}': must be an HTTP method, such as POST")
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     port = "" if endpoint.port in (80, 443) else f":{endpoint.port}"
     lines = {"Host": f"{host}{port}", "User-Agent": "opfind", "Accept": "*/*"}
@@ -98,7 +100,7 @@ def request_bytes(endpoint: Endpoint, method: str | None, headers: Mapping[str, 
         lines |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
     named = {name.lower(): name for name in lines}
     for name, value in headers.items():
-        if not name or any(c in name for c in ':\r\n\0 "(),/<>?@[]{}\\') or any(c in value for c in "\r\n\0"):
+        if not _TOKEN.fullmatch(name) or any(c in value for c in "\r\n\0"):
             raise UsageError(f"header '{name}': a name is a token without spaces, and a value stays on one line")
         lines[named.get(name.lower(), name)] = value
     head = f"{method.upper()} {endpoint.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())

@@ -32,7 +32,7 @@ def arrivals_of(spec: dict[str, Any]) -> Arrivals:
 
 def load_of(command: dict[str, Any], setup: dict[str, Any]) -> Load:
     """Turn a step command into this worker's share of the load."""
-    worker, workers = setup["worker"], setup["workers"]
+    worker, workers = command["worker"], command["workers"]
     schedule, think, users = None, None, 0
     if command["rate_rps"] is not None:
         arrivals = arrivals_of(setup["arrivals"] | {"name": command["arrivals"]})

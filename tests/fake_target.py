@@ -24,7 +24,7 @@ _REPLIES = {
     "/twice": _OK + _OK,
     "/head": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
 }
-_CLOSES = {"/close", "/eof", "/cut"}
+_CLOSES = {"/close", "/eof", "/eof-split", "/cut"}
 
 
 class FakeTarget:
@@ -64,6 +64,11 @@ class FakeTarget:
                 await asyncio.sleep(30)
             case ["flaky"]:  # every tenth reply is an error
                 writer.write(_REPLIES["/broken" if self.requests[path] % 10 == 0 else "/ok"])
+            case ["eof-split"]:
+                writer.write(b"HTTP/1.0 200 OK\r\nServer: ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+                writer.write(b"x\r\n\r\nuntil the end")
             case ["slow", ms]:
                 await asyncio.sleep(float(ms) / 1e3)
                 writer.write(_OK)
