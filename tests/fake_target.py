@@ -35,6 +35,7 @@ class FakeTarget:
         self.in_flight = self.peak_in_flight = 0
         self.dies_after = 10**9  # requests; every later one is reset
         self.base = ""
+        self._one = asyncio.Lock()
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer requests of one connection."""
@@ -69,6 +70,10 @@ class FakeTarget:
                 await writer.drain()
                 await asyncio.sleep(0.01)
                 writer.write(b"x\r\n\r\nuntil the end")
+            case ["fifo", ms]:  # one server, one queue
+                async with self._one:
+                    await asyncio.sleep(float(ms) / 1e3)
+                writer.write(_OK)
             case ["slow", ms]:
                 await asyncio.sleep(float(ms) / 1e3)
                 writer.write(_OK)

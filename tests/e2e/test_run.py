@@ -163,6 +163,18 @@ def test_a_target_that_dies_during_the_run(tmp_path: Path) -> None:
     assert run.steps[0].counts["ok"] > 0
 
 
+def test_a_backlog_that_times_out_is_not_a_dead_target(tmp_path: Path) -> None:
+    """Overload with a short timeout leaves a backlog behind; the target is not taken for dead, and is measured."""
+    with fake_target() as queue:
+        done = opfind(
+            "run", queue.base + "/fifo/4", "--sla-p99", "100ms", "--timeout", "300ms", "--start-rps", "50",
+            "--budget", "25s", "--json", folder=tmp_path,
+        )  # fmt: skip
+    answer = answer_of(done)
+    assert answer["verdict"] in ("found", "undecided"), done.stderr
+    assert 50 < answer["rate_rps"]["value"] < 260
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """SIGINT and SIGTERM stop the load, write the files, end every process, and exit 130 and 143."""
