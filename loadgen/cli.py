@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`, and the run goes on
     words = tuple(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        shown = app.get_help(app.make_context("opfind", [], resilient_parsing=True))
+        _write(sys.stderr, lambda: click.echo(shown, err=True))
+        return UsageError.exit_code
     try:
         shadow.check()
         code = app.main(list(words), obj=words, prog_name="opfind", standalone_mode=False)
@@ -126,7 +130,7 @@ _RUN = {
         _flag("--scenario", "NAME|FILE", "default, open, closed or a TOML file; flags win over it.", default="default"),
     ],
     "Output": [
-        _flag("-o --output", "DIR", "For report and data. [default: a new one in opfind-runs/]", Path),
+        _flag("-o --output", "DIR", "For report and data. [default: a new one in opfind-runs/]", flags.folder),
         click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout, words on stderr."),
     ],
 }  # fmt: skip
@@ -162,13 +166,16 @@ def run(output: Path | None, as_json: bool, **given: Any) -> int:
     folder: Path | None = None
     finished: Finished | None = None
     try:
-        from loadgen import files
+        from loadgen import console, environment, session
         from loadgen.assemble import assemble
+        from loadgen.files import prepare
 
-        scenario = assemble(given)
-        folder = files.prepare(output)
-        finished = _search(scenario)
-        _save(finished, folder)
+        scenario, arguments = assemble(given), click.get_current_context().obj
+        folder = prepare(output)
+        with session.interrupts() as seen:  # from here on an impatient Ctrl-C does not lose what was measured
+            with console.live(_title(scenario), sys.stderr) as show:
+                finished = session.run(scenario, environment=environment.collect(arguments), show=show, interrupts=seen)
+            _save(finished, folder)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (--json owes its object whatever happens)
         if folder and not output and not finished:
             with suppress(OSError):
@@ -197,25 +204,21 @@ def serve(host: str, port: int, device: str) -> int:
     return 0
 
 
-def _search(scenario: "Scenario") -> "Finished":
-    """Run the search with a live view on standard error."""
-    from loadgen import console, environment, session
+def _title(scenario: "Scenario") -> str:
+    """Say in one line what runs."""
     from loadgen.mask import mask_url
 
     load = scenario.load
     how = f"{load.arrivals} arrivals" if load.mode == "open" else f"think time {load.think_s:g} s"
     where = mask_url(scenario.target.url) if scenario.target.url else "bundled reference server"
-    title = f"opfind: {' and '.join(map(str, scenario.slas))}, {load.mode} loop, {how}, {where}"
-    with console.live(title, sys.stderr) as show:
-        return session.run(scenario, environment=environment.collect(click.get_current_context().obj), show=show)
+    return f"opfind: {' and '.join(map(str, scenario.slas))}, {load.mode} loop, {how}, {where}"
 
 
 def _save(finished: "Finished", folder: Path) -> None:
     """Write the run's files, then let out the defect that ended it early, if one did."""
-    from loadgen import files, session
+    from loadgen import files
 
-    with session.interrupts():  # an impatient Ctrl-C does not lose what was measured
-        files.write(finished.run, finished.results, folder)
+    files.write(finished.run, finished.results, folder)
     if finished.crash:
         raise finished.crash
 
@@ -236,7 +239,10 @@ def _tell(run: "Run | None", folder: Path | None, code: int, error: str | None, 
 
 
 def _complain(sentence: str, code: int) -> int:
-    _write(sys.stderr, lambda: click.echo(f"opfind: error: {sentence}", err=True))
+    """Print a sentence, which may quote a target, as one line without control characters."""
+    # Not by reports.text: this must also work where another distribution hides `reports`.
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in sentence)
+    _write(sys.stderr, lambda: click.echo(f"opfind: error: {shown}", err=True))
     return code
 
 

@@ -139,7 +139,7 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
         name = "users" if progress.step.users is not None else "req/s achieved"
         lines = plot(_marks(progress), progress.sla.limit_s, min(width, 100), plot_height, name)
         rows += [Text(), *(Text.assemble(*line) for line in lines)]
-        rows.append(Text("p99:  ● pass  x fail  ○ undecided  · not sound  ◆ now", style="dim"))
+        rows.append(Text(_legend(progress), style="dim"))
     for row in rows:
         row.no_wrap, row.overflow = True, "ellipsis"
     return Group(*rows[: max(1, height - 1)])
@@ -193,17 +193,28 @@ def _marks(progress: Progress) -> list[Mark]:
     marks = [
         Mark(
             x=x(record.step, record.achieved_rps),
-            latency_s=record.p99.value,
+            latency_s=past.value,
             sign="·" if record.reasons else _SIGNS[record.judgement.verdict],
             style="dim" if record.reasons else _STYLES[record.judgement.verdict],
         )
         for record in progress.records
-        if record.p99 and record.p99.value > 0
+        if (past := getattr(record, _past_quantile(progress))) and past.value > 0
     ]
     if not progress.ended and progress.quantile and progress.quantile.value > 0:
         at = x(progress.step, progress.achieved_rps)
         marks.append(Mark(x=at, latency_s=progress.quantile.value, sign="◆", style="bold cyan"))
     return marks
+
+
+def _past_quantile(progress: Progress) -> str:
+    """Name the quantile by which steps that have ended are drawn: the SLA's where records hold it."""
+    name = _sla_quantile(progress)
+    return name if name in ("p50", "p95", "p99") else "p99"
+
+
+def _legend(progress: Progress) -> str:
+    past, now = _past_quantile(progress), _sla_quantile(progress)
+    return f"{past}:  ● pass  x fail  ○ undecided  · not sound  ◆ now" + (f" ({now})" if now != past else "")
 
 
 def _sla_quantile(progress: Progress) -> str:
@@ -248,7 +259,14 @@ def print_answer(run: Run, folder: Path, stream: TextIO) -> None:
     if head.advice:
         parts.append(Text.assemble(("Next: ", "bold"), _line(head.advice)))
     parts.append(Text.assemble(("Files: ", "bold"), _files(folder)))
-    _console(stream).print(Group(*parts))
+    screen = _console(stream)
+    if screen.is_terminal:
+        screen.print(Group(*parts))
+        return
+    with screen.capture() as captured:
+        screen.print(Group(*parts))
+    # rich fills lines up with spaces; in a file or a log they are noise.
+    stream.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 def _files(folder: Path) -> str:

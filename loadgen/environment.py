@@ -22,7 +22,8 @@ def collect(arguments: Sequence[str]) -> dict[str, Any]:
         "opfind": version(),
         "command": mask_command(arguments),
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": os.cpu_count(),
+        "affinity_cores": _affinity_cores(),
         "cgroup_cores": cgroup_cores(_own_cgroup()),
         "memory_bytes": _memory_bytes(),
         "system": platform.system(),
@@ -50,9 +51,9 @@ def _cpu_model() -> str | None:
     return next(names, platform.processor() or None)
 
 
-def _cores() -> int | None:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _affinity_cores() -> int | None:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _memory_bytes() -> int | None:

@@ -1,8 +1,10 @@
 """The files of a run: a folder made before it, everything written after it, nothing measured ever lost."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,14 +26,11 @@ def prepare(output: Path | None) -> Path:
     Raises:
         UsageError: It cannot be made or written.
     """
-    folder = output if output is not None else RUNS / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    if output is None:
-        taken = 1
-        while folder.exists():
-            taken += 1
-            folder = folder.with_name(f"{folder.name.split('_')[0]}_{taken}")
+    folder = RUNS if output is None else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if output is None:
+            folder = _new_folder()
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -39,11 +38,23 @@ def prepare(output: Path | None) -> Path:
     return folder
 
 
+def _new_folder() -> Path:
+    """Make a folder that no other run has: making it is the only safe way to ask."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        folder = RUNS / (stamp if number == 1 else f"{stamp}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
+
+
 def write(run: Run, results: Sequence[StepResult], folder: Path) -> None:
-    """Write every file of a run; one that fails does not keep the others from being written.
+    """Write every file of a run; one that fails, however it does, does not keep the others from being written.
 
     Raises:
         UsageError: One or more could not be written.
+        Exception: A writer broke, a defect of ours.
     """
     writers: dict[str, Callable[[Path], None]] = {
         "run.json": lambda path: _write_text(path, json.dumps(run.as_json(), allow_nan=False)),
@@ -53,15 +64,21 @@ def write(run: Run, results: Sequence[StepResult], folder: Path) -> None:
         "junit.xml": lambda path: _write_text(path, reports.junit(run)),
         "report.html": lambda path: _write_text(path, reports.html(run)),
     }
-    failed = []
+    failed, defects = [], []
     for name, writer in writers.items():
         partial = folder / f".{name}.partial"
         try:
             writer(partial)
             partial.replace(folder / name)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            failed.append(f"{name} ({error.strerror or error})")
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next file may still be written)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                failed.append(f"{name} ({error.strerror or error})")
+            else:
+                defects.append(error)
+    if defects:
+        raise defects[0]
     if failed:
         raise UsageError(f"could not write into '{folder}': {', '.join(failed)}; free some space and run again with -o")
 

@@ -1,6 +1,7 @@
 """How flags are read: text in, values out. Each error is a sentence that says what to write."""
 
 import re
+from pathlib import Path
 from typing import Literal
 
 
@@ -59,6 +60,13 @@ def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError(f"'{text}' is not a port from 0 to 65535")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """Read a folder's name."""
+    if not text:
+        raise ValueError("the name is empty: name a folder, or leave -o out")
+    return Path(text)
 
 
 def workers(text: str) -> int | Literal["auto"]:

@@ -20,7 +20,9 @@ _HARMLESS_HEADERS = frozenset({
 })  # fmt: skip
 _SECRET_NAME = re.compile(r"key|token(?!s)|secret|pass|pwd|auth|sig|cred|session|jwt|code|hmac|otp", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"[A-Za-z0-9_.~+/=%-]{24,}")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+# With a scheme, or without one but with a login.
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+|[^\s'\"<>()/@:]+:[^\s'\"<>/@]+@[^\s'\"<>]+", re.IGNORECASE)
+SWITCHES = frozenset({"--json", "--help", "-h", "--version"})  # every other flag takes a value
 
 
 def mask_header(name: str, value: str) -> str:
@@ -29,7 +31,12 @@ def mask_header(name: str, value: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Hide user and password, the values of query parameters that look secret, and the fragment."""
+    """Hide user and password, the values of query parameters that look secret, and the fragment.
+
+    As on the command line, a URL may lack its scheme.
+    """
+    if "://" not in url:
+        return mask_url(f"http://{url}").removeprefix("http://")
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -54,18 +61,34 @@ def mask_text(text: str) -> str:
 
 
 def mask_command(arguments: Sequence[str]) -> str:
-    """Return the command line as a shell would take it, headers and URLs masked."""
-    shown, is_header = [], False
+    """Return the command line as a shell would take it: headers and URLs masked, an inline body hidden."""
+    shown: list[str] = []
+    flag, flags_end = "", False
     for argument in arguments:
-        flag = next((f for f in ("--header=", "-H") if argument.startswith(f) and argument != f), "")
-        if is_header or flag:
-            name, colon, value = argument.removeprefix(flag).partition(":")
-            value = mask_header(name, value.strip())
-            shown.append(f"{flag}{name}: {value}" if colon else f"{flag}{MASK}")
+        if flag:
+            shown.append(_mask_value(flag, argument))
+            flag = ""
+        elif flags_end or not argument.startswith("-"):
+            shown.append(mask_url(argument))
+        elif argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            shown.append(f"{name}={_mask_value(name, value)}" if equals else argument)
+            flags_end = argument == "--"
+            flag = "" if equals or flags_end or argument in SWITCHES else argument
         else:
-            shown.append(mask_text(argument))
-        is_header = not is_header and argument in ("-H", "--header")
+            name, value = argument[:2], argument[2:]
+            shown.append(name + _mask_value(name, value) if value else argument)
+            flag = "" if value or argument in SWITCHES else argument
     return shlex.join(["opfind", *shown])
+
+
+def _mask_value(flag: str, value: str) -> str:
+    if flag in ("-H", "--header"):
+        name, colon, secret = value.partition(":")
+        return f"{name}: {mask_header(name, secret.strip())}" if colon else MASK
+    if flag == "--body" and not value.startswith("@"):
+        return MASK
+    return mask_text(value)
 
 
 def mask(scenario: Scenario) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"method: '{self.method}' is not an HTTP method such as GET or POST")
         for name, value in self.headers.items():
             if not _TOKEN.fullmatch(name):
-                raise ValueError(f"headers: '{name}' is not a header name")
+                raise ValueError(f"headers: '{name}' is not a header name: use letters, digits and hyphens")
             if any((ord(sign) < 32 and sign != "\t") or ord(sign) == 127 for sign in value):
                 raise ValueError(f"headers: the value of '{name}' must be one line without control characters")
 
@@ -83,7 +83,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         if self.start_rps is not None and self.max_rps is not None and self.start_rps > self.max_rps:
-            raise ValueError(f"start_rps: {self.start_rps:g} is above max_rps, {self.max_rps:g}")
+            raise ValueError(f"start_rps: {self.start_rps:g} is above max_rps, {self.max_rps:g}: swap them")
         if self.arrivals == "replay" and not self.replay:
             raise ValueError("replay: name the file of due times that arrivals = 'replay' needs, one time in s a line")
         if self.replay and not _increasing(self.replay):
@@ -154,6 +154,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     slas: tuple[SLA, ...] = ()
     search: SearchPlan = SearchPlan()
     require_rps: Positive | None = None
+
+    def __post_init__(self) -> None:
+        longest_s = max((sla.limit_s for sla in self.slas), default=0.0)
+        if self.target.timeout_s is not None and self.target.timeout_s < longest_s:
+            raise ValueError(
+                f"target: timeout {self.target.timeout_s:g} s is below the longest SLA limit, {longest_s:g} s, so "
+                "requests within the SLA would fail: raise the timeout, or leave it out"
+            )
+        highest = self.load.max_rps
+        if self.require_rps is not None and highest is not None and self.require_rps > highest:
+            raise ValueError(
+                f"require_rps: {self.require_rps:g} is above max_rps, {highest:g}, so it cannot be reached: raise "
+                "max_rps, or require less"
+            )
 
 
 class _ServerTable(msgspec.Struct, frozen=True):

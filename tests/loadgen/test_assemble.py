@@ -75,6 +75,17 @@ def test_auto_workers_win_over_the_file(tmp_path: Path) -> None:
     assert assemble(_given(scenario=path, workers="auto")).load.workers is None
 
 
+def test_limits_may_be_equal() -> None:
+    """A timeout at the SLA's limit, and a required rate at the highest one, can be met."""
+    scenario = assemble(_given(timeout=0.2, require_rps=400.0, max_rps=400.0))
+    assert (scenario.target.timeout_s, scenario.require_rps) == (0.2, 400)
+
+
+def test_any_http_token_is_a_method() -> None:
+    """A method with a hyphen is legal (RFC 9110, 9.1)."""
+    assert assemble(_given(url="http://h/", method="M-SEARCH")).target.method == "M-SEARCH"
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -87,6 +98,14 @@ def test_auto_workers_win_over_the_file(tmp_path: Path) -> None:
         ({"body": "@/nosuch/file"}, "/nosuch/file: cannot be read"),
         ({"method": "GET IT"}, "command line: target.method: 'GET IT' is not an HTTP method"),
         ({"start_rps": 5.0, "max_rps": 1.0}, "command line: load.start_rps: 5 is above max_rps, 1"),
+        (
+            {"timeout": 0.15, "slas": ("p50<100ms",)},
+            "command line: target: timeout 0.15 s is below the longest SLA limit, 0.2 s, so requests",
+        ),
+        (
+            {"require_rps": 500.0, "max_rps": 400.0},
+            "command line: require_rps: 500 is above max_rps, 400, so it cannot be reached: raise max_rps",
+        ),
         ({"mode": "closed", "max_rps": 5.0}, "--max-rps has no meaning in the closed load mode"),
         ({"scenario": "closed", "require_rps": 5.0}, "--require-rps has no meaning in the closed load mode"),
         ({"max_users": 5}, "--max-users has no meaning in the open load mode"),

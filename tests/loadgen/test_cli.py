@@ -1,20 +1,26 @@
 """The command line over a fake session: what is printed where, and the exit code."""
 
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
+from click import Option
 
-from loadgen import files, session
+from analysis import Run
+from loadgen import console, files, session
 from loadgen.cli import main, run
 from loadgen.errors import OpfindError, TargetError, UsageError
+from loadgen.mask import SWITCHES
 from loadgen.progress import Progress
 from loadgen.session import Finished
 from scenarios import Scenario
@@ -36,12 +42,19 @@ class FakeSession:
         self.end = end
         self.scenarios: list[Scenario] = []
         self.environment: Mapping[str, Any] = {}
+        self.interrupts: session.Interrupts | None = None
 
     def __call__(
-        self, scenario: Scenario, *, environment: Mapping[str, Any], show: Callable[[Progress], None]
+        self,
+        scenario: Scenario,
+        *,
+        environment: Mapping[str, Any],
+        show: Callable[[Progress], None],
+        interrupts: session.Interrupts,
     ) -> Finished:
         """Play a short run."""
         self.scenarios.append(scenario)
+        self.interrupts = interrupts
         self.environment = environment
         last = RECORDS[-1]
         show(
@@ -197,7 +210,11 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
         (["run", "--mode", "half"], "'half' is not one of 'open', 'closed'"),
         (["run", "--sla-p99", "1s", "--scenario", "nosuch"], "scenario 'nosuch': there is no such file"),
         (["run", "http://u:hunter2@h/", "http://x/?key=hunter2"], "unexpected extra argument"),
+        (["run", "u:hunter2@h/", "v:hunter2@h/"], "unexpected extra argument"),
         (["run", "-H", "Bearer hunter2"], "write 'Name: value'"),
+        (["run", "--sla-p99", "1s", "-o", ""], "the name is empty: name a folder, or leave -o out"),
+        (["run", "--sla-p99", "1s", "--timeout", "500ms"], "timeout 0.5 s is below the longest SLA limit, 1 s"),
+        (["run", "--sla-p99", "1s", "--require-rps", "9", "--max-rps", "8"], "require_rps: 9 is above max_rps, 8"),
         (["serve", "--port", "99999"], "'99999' is not a port from 0 to 65535"),
         (["serve", "--device", "nosuch"], "device 'nosuch': there is no such file, and the bundled ones are simulated"),
         (["fly"], "No such command 'fly'"),
@@ -212,6 +229,62 @@ def test_a_usage_error_is_one_sentence(capsys: pytest.CaptureFixture[str], argum
     assert err.startswith("opfind: error: ")
     assert words in err
     assert "hunter2" not in err
+
+
+def test_no_flag_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`opfind` alone is answered as git does: the help as it is, on standard error, and a code above zero."""
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: opfind [OPTIONS] COMMAND")
+    assert "Find the operating point of a server." in err
+    assert "error" not in err
+
+
+def test_a_targets_words_do_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, where click lets escape sequences pass, what a target replied is one harmless line."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    _play(monkeypatch, TargetError("HTTP 500 Oh\x1b[31m no\x9b2J\x07\r\nopfind: \u202efound é"))
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["run", "--sla-p99", "200ms"]) == 5
+    complaint = stream.getvalue().partition("opfind: error: ")[2]
+    assert complaint == "HTTP 500 Oh\ufffd[31m no\ufffd2J\ufffd  opfind: \ufffdfound é\n"
+
+
+def test_the_mask_knows_which_flags_take_no_value() -> None:
+    """The recorded command is masked by what each flag takes, so the list of those that take nothing must be whole."""
+    switches = {name for param in run.params if isinstance(param, Option) and param.is_flag for name in param.opts}
+    assert switches | {"--help", "-h", "--version"} == SWITCHES
+
+
+def test_an_impatient_user_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ctrl-C and Ctrl-C again, while the view ends and while files are written: they are written, the answer stands."""
+
+    @contextmanager
+    def slow_view(title: str, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+        yield lambda _: None
+        signal.raise_signal(signal.SIGINT)
+
+    def slow_disk(_run: Run, _results: object, folder: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        (folder / "run.json").touch()
+
+    fake = _play(monkeypatch, _finished())
+    monkeypatch.setattr(console, "live", slow_view)
+    monkeypatch.setattr(files, "write", slow_disk)
+    assert main(["run", "--sla-p99", "200ms", "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "run.json").exists()
+    assert capsys.readouterr().out.startswith("Found")
+    assert fake.interrupts is not None
+    assert fake.interrupts.signals == [signal.SIGINT, signal.SIGINT]  # the search's own: there is one holder
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_broken_toml_names_line_and_column(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -270,7 +343,7 @@ from loadgen import files, session
 from loadgen.cli import main
 from loadgen.session import Finished
 from tests.factories import make_run
-session.run = lambda scenario, *, environment, show: Finished(run=make_run(exit_code=3), results=())
+session.run = lambda scenario, **_: Finished(run=make_run(exit_code=3), results=())
 files.write = lambda *_: None
 sys.exit(main(["run", "--sla-p99", "200ms", "-o", sys.argv[1]]))
 """
@@ -320,6 +393,7 @@ def test_serve_hands_the_profile_to_the_server(
 
 def test_no_thread_of_the_view_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """After a run the view's thread is gone."""
+    before = set(threading.enumerate())
     _play(monkeypatch, _finished())
     main(["run", "--sla-p99", "200ms", "-o", str(tmp_path)])
-    assert "opfind-view" not in {thread.name for thread in threading.enumerate()}
+    assert set(threading.enumerate()) <= before

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from analysis import Estimate, OperatingPoint, Step, StepRecord, StepResult
+from analysis import SLA, Estimate, OperatingPoint, Step, StepRecord, StepResult
 from loadgen import console
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress
@@ -95,6 +95,20 @@ def test_the_view_of_a_closed_loop_counts_users() -> None:
     shown = "\n".join(_painted(_progress(step=Step(users=64, duration_s=5), records=())))
     assert "64 users" in shown
     assert re.search(r"0 +67\.2 users", shown)
+
+
+@pytest.mark.parametrize(
+    ("sla", "legend"), [("p50<90ms", "p50:"), ("p95<150ms", "p95:"), ("p99<200ms", "p99:"), ("p90<150ms", "p99:")]
+)
+def test_the_plot_shows_the_quantile_that_it_names(sla: str, legend: str) -> None:
+    """Past points are the SLA's own quantile where records hold it; else the legend says which each is."""
+    progress = _progress(sla=SLA.parse(sla), quantile=Estimate(value=0.123, low=0.1, high=0.2))
+    marks = console._marks(progress)
+    past = [getattr(record, legend.rstrip(":")) for record in progress.records]
+    assert [mark.latency_s for mark in marks] == [*(one.value for one in past if one), 0.123]
+    line = _painted(progress)[-1].rstrip()
+    assert line.startswith(legend)
+    assert line.endswith("◆ now (p90)" if sla.startswith("p90") else "◆ now")
 
 
 def test_a_drain_is_named() -> None:
@@ -254,6 +268,14 @@ def test_the_answer_fits_a_screen_and_has_everything(tmp_path: Path) -> None:
         "(report.html, run.json)",
     ):
         assert words in _flat(shown)
+
+
+def test_lines_end_where_their_words_do(tmp_path: Path) -> None:
+    """In a file or a log no line of the answer has spaces at its end, whether it wrapped or is empty."""
+    shown = _answered(tmp_path)
+    assert len(shown.splitlines()) > 10
+    assert [line for line in shown.split("\n") if line != line.rstrip()] == []
+    assert shown.endswith("\n")
 
 
 def _without_rate(**changes: Any) -> OperatingPoint:

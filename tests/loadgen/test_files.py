@@ -1,5 +1,6 @@
 """The files of a run: what other programs read from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_a_full_disk_loses_only_what_does_not_fit(tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
 
 
+def test_a_defect_in_one_file_loses_that_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer of ours that breaks, as JSON does over a number that it cannot write, is told after the others ran."""
+    run = make_run()
+    broken = replace(run, environment={**run.environment, "load": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write(broken, (), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "junit.xml", "report.html", "steps.hlog", "steps.npz", "summary.md",
+    ]  # fmt: skip
+
+
 def test_an_unwritable_folder_is_told_before_the_run(tmp_path: Path) -> None:
     """A folder that cannot be made is a usage error that names the flag."""
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -79,9 +91,18 @@ def test_an_unwritable_folder_is_told_before_the_run(tmp_path: Path) -> None:
 
 
 def test_a_run_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs in one second do not share a folder."""
+    """Two runs in one second do not share a folder, not even when each looked before the other made it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
     first, second = files.prepare(None), files.prepare(None)
     assert first != second
     assert first.is_dir()
     assert second.is_dir()
+
+
+def test_a_place_for_runs_that_is_no_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dangling link where runs should lie is a usage error, not an endless search for a free name."""
+    monkeypatch.chdir(tmp_path)
+    files.RUNS.symlink_to("nowhere")
+    with pytest.raises(UsageError, match="cannot write into 'opfind-runs'"):
+        files.prepare(None)

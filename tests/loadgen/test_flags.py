@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from loadgen import flags
         (flags.arrivals, "replay:a/b:c.txt", ("replay", "a/b:c.txt")),
         (flags.header, "A: b: c ", ("A", "b: c")),
         (flags.header, "A:", ("A", "")),
+        (flags.folder, "a/b", Path("a/b")),
     ],
 )
 def test_reads(read: Callable[[str], Any], text: str, value: Any) -> None:
@@ -45,6 +47,7 @@ def test_reads(read: Callable[[str], Any], text: str, value: Any) -> None:
         (flags.workers, ["0", "all", "2000"]),
         (flags.arrivals, ["", "gamma", "gamma:", "gamma:0", "gamma:-1", "replay", "replay:", "poisson:3", "Poisson"]),
         (flags.header, ["", "abc", ": x"]),
+        (flags.folder, [""]),
     ],
 )
 def test_refuses(read: Callable[[str], Any], texts: list[str]) -> None:

@@ -21,6 +21,8 @@ SECRET = "hunter2"
         (f"http://h/p?{SECRET * 4}", "http://h/p?***"),
         (f"http://h/p#{SECRET}", "http://h/p"),
         ("http://[::1/", "***"),
+        (f"ann:{SECRET}@127.0.0.1:80/ok?token={SECRET}", "***@127.0.0.1:80/ok?token=***"),
+        (f"127.0.0.1:80/ok?token={SECRET}#{SECRET}", "127.0.0.1:80/ok?token=***"),
     ],
 )
 def test_a_url_loses_its_secrets_only(url: str, shown: str) -> None:
@@ -39,6 +41,15 @@ def test_a_url_loses_its_secrets_only(url: str, shown: str) -> None:
         ["-H", SECRET],
         [f"http://u:{SECRET}@127.0.0.1/"],
         [f"http://127.0.0.1/?token={SECRET}"],
+        [f"u:{SECRET}@127.0.0.1:80/ok?token={SECRET}"],
+        [f"127.0.0.1:80/ok?token={SECRET}"],
+        ["--json", f"localhost/ok?token={SECRET}"],
+        ["--header", f"--json: {SECRET}"],
+        ["--body", f'{{"api_key": "{SECRET}"}}'],
+        [f"--body={SECRET}"],
+        ["-o", "-H", "-H", f"X-Key: {SECRET}"],
+        ["-oout", "-H", f"X-Key: {SECRET}"],
+        ["--json", "-H", f"X-Key: {SECRET}"],
     ],
 )
 def test_the_command_line_shows_no_secret(arguments: list[str]) -> None:
@@ -54,6 +65,18 @@ def test_the_command_line_can_be_repeated() -> None:
     """What is no secret stands as a shell would need it."""
     shown = mask_command(["run", "--sla", "p95<80ms", "-H", "Content-Type: text/plain", "http://127.0.0.1/p"])
     assert shown == "opfind run --sla 'p95<80ms' -H 'Content-Type: text/plain' http://127.0.0.1/p"
+
+
+def test_a_body_from_a_file_is_named() -> None:
+    """The file's name is no secret; where flags end, what follows is a URL."""
+    shown = mask_command(["run", "--body", "@a b.json", "--body=@c", "--", f"u:{SECRET}@h/"])
+    assert shown == "opfind run --body '@a b.json' --body=@c -- '***@h/'"
+
+
+def test_a_login_without_a_scheme_is_masked_in_text() -> None:
+    """A message may quote the URL as it was typed."""
+    assert mask_text(f"unexpected argument (u:{SECRET}@h/x)") == "unexpected argument (***@h/x)"
+    assert mask_text("12:30 a@b, line 3: x") == "12:30 a@b, line 3: x"
 
 
 def test_text_with_a_url_in_it_is_masked() -> None:
@@ -92,9 +115,20 @@ def test_the_environment_is_plain_and_masked() -> None:
     found = collect(["run", "-H", f"Authorization: {SECRET}"])
     text = json.dumps(found)
     assert SECRET not in text
-    assert found["cores"] >= 1
+    assert found["cores"] >= found["affinity_cores"] >= 1
     assert found["packages"]["numpy"]
     assert found["command"] == "opfind run -H 'Authorization: ***'"
+
+
+def test_the_cores_are_the_machine_s_and_the_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process tied to two of eight cores notes both numbers; where a system has no affinity, that one is None."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2}, raising=False)
+    found = collect([])
+    assert (found["cores"], found["affinity_cores"]) == (8, 2)
+    monkeypatch.delattr("os.sched_getaffinity")
+    found = collect([])
+    assert (found["cores"], found["affinity_cores"]) == (8, None)
 
 
 def test_the_tightest_cgroup_limit_counts(tmp_path: Path) -> None:

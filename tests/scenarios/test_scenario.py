@@ -1,9 +1,13 @@
+import math
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from analysis import SLA
+from loadgen.server.config import ServerConfig
 from scenarios import Scenario, ScenarioError, bundled, device, load, read_due_times
+from scenarios.scenario import ServerSettings
 
 
 def _error(tmp_path: Path, text: str) -> str:
@@ -124,6 +128,11 @@ def test_reads_every_table(tmp_path: Path) -> None:
         ("load = 3", "checkout.toml: load: must be a table, [load]"),
         ("[load]\narrivals = 'replay'", "checkout.toml: load.replay: name the file of due times"),
         ("a = 1\nb = = 2", "checkout.toml: is not valid TOML: Invalid value (at line 2, column 5)"),
+        ("require_rps = 9\n[load]\nmax_rps = 8", "checkout.toml: require_rps: 9 is above max_rps, 8"),
+        (
+            "[target]\ntimeout = '1s'\n[sla]\nobjectives = ['p50<1s', 'p99<2s']",
+            "checkout.toml: target: timeout 1 s is below the longest SLA limit, 2 s",
+        ),
         ("require_rps = -1", "checkout.toml: require_rps: -1 must be a number > 0.0"),
     ],
 )
@@ -171,10 +180,37 @@ def test_a_login_in_the_url_becomes_a_header() -> None:
 
 def test_the_server_settings_are_the_servers_own() -> None:
     """Defaults agree with the server's, which shares no code with the scenario."""
-    from loadgen.server.config import ServerConfig
-
     settings = load("default").server
     assert ServerConfig(**settings) == ServerConfig()
+
+
+@pytest.mark.parametrize("name", [n for n in ServerSettings.__struct_fields__ if n != "preferred_batch_sizes"])
+def test_the_server_settings_have_the_servers_bounds(name: str) -> None:
+    """A value at a bound of a scenario's setting is good for the server too; one beyond it is refused by both."""
+    kind, meta = get_args(get_type_hints(ServerSettings, include_extras=True)[name])
+    below, above = (
+        (meta.ge - 1, meta.le + 1)
+        if kind is int
+        else (math.nextafter(meta.ge, -math.inf), math.nextafter(meta.le, math.inf))
+    )
+    assert getattr(ServerSettings(), name) == getattr(ServerConfig(), name)
+    for value in (meta.ge, meta.le):
+        setting = load("default", {"server": {name: value}}).server[name]
+        assert setting == getattr(ServerConfig.from_json({name: value}), name)
+    for value in (below, above):
+        with pytest.raises(ScenarioError, match=name):
+            load("default", {"server": {name: value}})
+        with pytest.raises(ValueError, match=name):
+            ServerConfig.from_json({name: value})
+
+
+@pytest.mark.parametrize("sizes", [(0,), (33,), (4, 33)])
+def test_preferred_sizes_are_bound_alike(sizes: tuple[int, ...]) -> None:
+    """Both refuse a preferred size below 1 or above the largest batch."""
+    with pytest.raises(ScenarioError, match="preferred_batch_sizes"):
+        load("default", {"server": {"preferred_batch_sizes": sizes}})
+    with pytest.raises(ValueError, match="preferred_batch_sizes"):
+        ServerConfig(preferred_batch_sizes=sizes)
 
 
 def test_flags_are_validated_as_the_file_is() -> None:
