@@ -7,15 +7,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis import Histogram, Outcome
 from loadgen.arrivals import DueTimes
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
-from loadgen.http1 import Connection
 from loadgen.pacing import timer
+
+if TYPE_CHECKING:
+    from loadgen.http1 import Connection
 
 COLUMNS = 5  # due, sent, first byte, done (ns), outcome
 _SWEEP_S = 0.05
@@ -187,14 +189,14 @@ class Engine:
 
     # called by connections
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: "Connection") -> None:
         """Take a new connection into service."""
         self._connections.add(connection)
         self._opened += 1
         self._peak = max(self._peak, len(self._connections))
         self._serve(connection)
 
-    def free(self, connection: Connection, at_ns: int) -> None:
+    def free(self, connection: "Connection", at_ns: int) -> None:
         """Reuse a connection whose reply was complete at `at_ns`."""
         load = self._load
         if self._waiting:
@@ -216,7 +218,7 @@ class Engine:
         elif self._running:
             self._user_due(at_ns + max(pause_ns, next(load.think) if load.think else 0))
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: "Connection") -> None:
         """Drop a connection that is closed or broken."""
         self._connections.discard(connection)
         if not connection.busy and connection in self._idle:
@@ -238,7 +240,7 @@ class Engine:
 
     # connections
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: "Connection") -> None:
         if self._waiting and self._running:
             connection.send(self._waiting.popleft(), self._next_request())
         else:
