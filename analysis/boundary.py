@@ -183,7 +183,7 @@ def _interval(evidence: Evidence, sla: SLA, capacity: Capacity, test: _Test) -> 
                 few += w_shift * w_g * w_bend * special.gammaincc(counted + 1, test.looks)
                 many += w_shift * w_g * w_bend * special.gammaincc(np.maximum(counted, 1e-9), test.looks)
     high = min(_first(grid, many, 1 - _TWO_SIDED), capacity.rate_rps * (1 + 2.5 * capacity.error))
-    sure = 0.998 * capacity.rate_rps * (1 - 2 * capacity.error)  # no lower end above what the server surely completes
+    sure = 0.998 * capacity.rate_rps / (1 + 2 * capacity.error)  # no lower end above what the server surely completes
     low, safe = _first(grid, few, _TWO_SIDED), _first(grid, few, _ONE_SIDED)
     return min(low, sure, high), min(safe, sure, high), high
 

@@ -46,17 +46,29 @@ def backlog_of_chance(sent: float) -> float:
     return min(max(10.0, 0.15 * sent, 4 * sqrt(sent)), max(5.0, 0.4 * sent))
 
 
-def backlog_grew(result: StepResult) -> bool:
-    """Say that the server fell behind: more requests were pending when sending ended than chance leaves there."""
+def backlog_grew(result: StepResult, idle_s: float | None = None) -> bool:
+    """Say that the server fell behind: more requests were pending when sending ended than chance leaves there.
+
+    What is pending because every reply takes its time is no backlog: the arrivals of the last `idle_s`, the response
+    time of an idle server (Little 1961). Where it is unknown the first request shows it, which found the server empty.
+    """
     if result.offered < 10:
         return False
     end = int(result.due_ns[-1])
+    idle_ns = int(result.response_ns[0]) if idle_s is None else int(idle_s * 1e9)
     done = np.sort(result.done_ns)
-    half = (result.start_ns + end) // 2
-    pending = [
-        int(np.searchsorted(result.due_ns, at, "right") - np.searchsorted(done, at, "right")) for at in (half, end)
-    ]
-    return pending[1] > backlog_of_chance(result.offered) and pending[1] > 1.3 * pending[0]
+    behind = []
+    for at in ((result.start_ns + end) // 2, end):
+        arrived, recent = np.searchsorted(result.due_ns, [at, at - idle_ns], "right").tolist()
+        behind.append(arrived - int(np.searchsorted(done, at, "right")) - (arrived - recent))
+    return bool(behind[1] > backlog_of_chance(result.offered) and behind[1] > 1.3 * behind[0])
+
+
+def idle_response_s(result: StepResult) -> float:
+    """Return the median response time of the requests, at least one, that found no other pending, seconds."""
+    last_done = np.maximum.accumulate(result.done_ns)
+    found_empty = np.concatenate([[True], result.due_ns[1:] >= last_done[:-1]])
+    return float(np.median(result.response_ns[found_empty])) / 1e9
 
 
 def measure_capacity(result: StepResult) -> Capacity | None:

@@ -15,7 +15,8 @@ from analysis.step import Outcome, StepResult
 
 _DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down to 0.08
 _NO_LOAD = 0.02
-_OVERWHELMING = 20.0  # strain: a few requests show it
+_SHOWN = 3.0  # violations expected: that none is seen has a chance of 5 %
+_HOPELESS_IN_FLIGHT = 32.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Look:
         dwell: The reduced step.
         ramp: It is a rung of the ramp: too short to fit.
         strain: Its share of violations over the allowed one, the worst SLA's; 1 is the crossing.
+        violated: That share of violations, or of failures where they are more.
         passes: Its share of violations is within every bound.
         errors: The verdict on its failures alone.
         binding: The bound nearest to failing.
@@ -34,6 +36,7 @@ class Look:
     dwell: Dwell
     ramp: bool
     strain: float
+    violated: float
     passes: bool
     errors: Verdict
     binding: str
@@ -48,17 +51,24 @@ class Look:
         failed = result.outcome != Outcome.OK
         errors = judge_share(ERROR_BUDGET, failed, min(sla.error_budget for sla in slas)).verdict
         slow = [float(dwell.tail.count_above(np.asarray(sla.limit_s))) / max(1, dwell.tail.n) for sla in slas]
-        strains = {str(sla): share / sla.violation_share for sla, share in zip(slas, slow, strict=True)}
+        allowed = {str(sla): sla.violation_share for sla in slas}
+        strains = {name: share / allowed[name] for name, share in zip(allowed, slow, strict=True)}
         binding = max(strains, key=lambda name: strains[name])
         by_errors = errors is Verdict.FAIL and (strains[binding] <= 1 or float(failed.mean()) > 0.5 * max(slow))
         return cls(
             dwell=dwell,
             ramp=ramp,
             strain=strains[binding],
+            violated=max(strains[binding] * allowed[binding], float(failed.mean())),
             passes=strains[binding] <= 1 and errors is not Verdict.FAIL,
             errors=errors,
             binding=ERROR_BUDGET if by_errors else binding,
         )
+
+    @property
+    def is_failure(self) -> bool:
+        """Say that it fails, and not by one or two requests."""
+        return not self.passes and self.violated * self.dwell.tail.n >= _SHOWN
 
     @property
     def rate_rps(self) -> float:
@@ -88,6 +98,31 @@ def error_crossing(looks: Sequence[Look], budget: float) -> Crossing | None:
 
 def _pooled_errors(looks: Sequence[Look]) -> float:
     return sum(look.dwell.failed for look in looks) / max(1, sum(look.dwell.offered for look in looks))
+
+
+def hopeless_rates(looks: Sequence[Look], slas: Sequence[SLA]) -> tuple[float, float] | None:
+    """Return the rates from and up to which nothing can help: what fails is the idle server, not its queue.
+
+    Either failures are as frequent at rates a factor of ten apart; or even the fastest requests are too slow, at rates
+    at which so many are in flight that of requests that wait for others some would wait briefly.
+    """
+    share = sum(look.dwell.failed for look in looks) / max(1, sum(look.dwell.offered for look in looks))
+    telling = [look for look in looks if look.dwell.offered * share >= _SHOWN]
+    rates = [look.rate_rps for look in telling]
+    if len(telling) >= 3 and max(rates) > 10 * min(rates) and all(look.errors is Verdict.FAIL for look in telling):
+        return min(rates), max(rates)
+    telling = [look for look in looks if look.dwell.tail.n >= _SHOWN]
+    rates = [look.rate_rps for look in telling]
+    if len(telling) < 3 or not any(_is_slow(telling, sla) for sla in slas):
+        return None
+    return min(rates), max(rates)
+
+
+def _is_slow(looks: Sequence[Look], sla: SLA) -> bool:
+    """Say that nine in ten requests of every step violate an SLA, and that many are in flight in one step."""
+    fast = [look.dwell.tail.quantile_s(0.1) for look in looks]
+    in_flight = max(look.rate_rps * s for look, s in zip(looks, fast, strict=True))
+    return min(fast) > sla.limit_s and in_flight >= _HOPELESS_IN_FLIGHT and sla.quantile > 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +157,35 @@ class Descent:
     def exhausted(self) -> bool:
         """Say that no rate is left that may pass, for want of budget or of hope."""
         tested = [look.rate_rps for look in self.looks if not look.ramp]
-        return bool(tested) and all(_near(rate, tested) for rate in self._rungs())
+        hints = [look.rate_rps for look in self.looks if self._is_hint(look)]
+        return bool(tested) and all(_near(rate, tested) for rate in self._rungs() if rate in hints)
 
     def length_s(self, rate_rps: float, limit_s: float) -> float:
-        """Return how long a rate must run to be believed: longer where failures are not overwhelming."""
-        mild = any(look.strain < _OVERWHELMING for look in self.looks if look.dwell.offered >= 12)
-        return max(1.0, 5 * limit_s, (200 if mild else 30) / rate_rps)
+        """Return how long a rate must run to be believed.
 
-    def next_rate(self, limit_s: float, longest_s: float) -> float | None:
-        """Return the next rate to try, or None when all were tried that can be within `longest_s`."""
-        tried = [look.rate_rps for look in self.looks if look.dwell.offered >= 12 and not look.passes]
+        Long enough to show some violations of the share that the mildest failing step had, unless a step passed that
+        would have shown it too.
+        """
+        mild = any(self._is_hint(look) for look in self.looks) or not self._least_violated
+        requests = 200.0 if mild else min(max(12.0, (_SHOWN + 1) / self._least_violated), 200.0)
+        return max(1.0, 5 * limit_s, requests / rate_rps)
+
+    @property
+    def _least_violated(self) -> float:
+        return min((look.violated for look in self.looks if look.is_failure), default=0.0)
+
+    def _is_hint(self, look: Look) -> bool:
+        """Say that a step passed although it would have shown violations as frequent as elsewhere."""
+        return look.passes and look.dwell.offered * self._least_violated >= _SHOWN
+
+    def next_rate(self, limit_s: float, longest_s: float, ceiling_rps: float | None) -> float | None:
+        """Return the next rate to try, none above a ceiling; None when all within `longest_s` were tried."""
+        tried = [
+            look.rate_rps for look in self.looks if look.is_failure or (look.dwell.offered >= 12 and not look.passes)
+        ]
         tried += [look.rate_rps for look in self.looks if not look.ramp]
         rates = [_DESCENT_LOAD * _DESCENT**k * self.capacity_rps for k in range(_DESCENTS)] + self._rungs()
+        rates = [min(rate, ceiling_rps or rate) for rate in rates]
         affordable = [rate for rate in rates if self.length_s(rate, limit_s) <= longest_s]
         return next((rate for rate in affordable if not _near(rate, tried)), None)
 

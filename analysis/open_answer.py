@@ -21,7 +21,7 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
         failed: How the target failed, or None.
         over: The search has nothing more to run.
     """
-    verdict = _verdict(loop, failed)
+    verdict = _verdict(loop, failed, over=over)
     measured = loop.ramp.capacity
     capacity = measured.estimate if measured else None
     rate, safe = _rate(loop, bounded=verdict == "client_limited")
@@ -51,14 +51,20 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
     )
 
 
-def _verdict(loop: OpenLoop, failed: str | None) -> Verdict:
+def _verdict(loop: OpenLoop, failed: str | None, *, over: bool) -> Verdict:
     if failed is not None:
         return "target_failed"
     if loop.unmet:
         return "unmet"
-    if loop.bounded or (loop.client is not None and not loop.crossings and loop.ramp.capacity is None):
+    if loop.bounded or (over and _is_blocked(loop)):
         return "client_limited"
     return "found" if loop.finished else "undecided"
+
+
+def _is_blocked(loop: OpenLoop) -> bool:
+    """Say that the client gave out before anything was seen of a limit of the server."""
+    seen = loop.crossings or loop.ramp.capacity is not None or any(look.is_failure for look in loop.looks)
+    return loop.client is not None and not seen
 
 
 def _rate(loop: OpenLoop, *, bounded: bool) -> tuple[Estimate | None, float | None]:
@@ -87,10 +93,12 @@ def _reason(loop: OpenLoop, verdict: Verdict, failed: str | None, over: bool) ->
         case "target_failed":
             return failed or "the target failed"
         case "unmet":
-            rates = [look.rate_rps for look in loop.looks]
+            rates = [look.rate_rps for look in loop.looks if not look.passes]
             what = "failures exceed their budget" if loop.binding == ERROR_BUDGET else f"{loop.binding} is violated"
             return f"At every rate tried, from {min(rates):.3g} to {max(rates):.3g} req/s, {what}."
         case "client_limited":
+            if not loop.bounded:
+                return "The client gave out before any rate was measured for long enough."
             return "The SLA still holds at the highest rate that could be measured."
         case "found":
             return f"The interval is +-{width}, within the asked +-{asked}, and a step at the safe rate held the SLA."

@@ -10,7 +10,7 @@ from analysis.boundary import Crossing, locate, quantiles_at
 from analysis.capacity import Capacity
 from analysis.evidence import load, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
-from analysis.look import Descent, Look, error_crossing
+from analysis.look import Descent, Look, error_crossing, hopeless_rates
 from analysis.ramp import Plan, Ramp
 from analysis.sla import SLA
 from analysis.step import Reason, StepProgress, StepResult
@@ -169,22 +169,33 @@ class OpenLoop:
 
     @property
     def unmet(self) -> bool:
-        """Say that every step failed, from far below the capacity up to it, without a wide gap between their rates."""
+        """Say that every step failed, from far below the capacity up to it, without a wide gap between their rates.
+
+        Where an idle server fails already, a few rates tell, if a step between them that is no rung fails too.
+        """
+        if self._measures and hopeless_rates(self.looks, self.slas) is not None:
+            return True
         descent = self.descent if self._ramped else None
         if descent is None or descent.passed:
             return False
-        return descent.exhausted and descent.next_rate(self.limit_s, 0.15 * self.budget_s) is None
+        return descent.exhausted and descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps) is None
 
     # planning ----------------------------------------------------------------------------------------------------
 
     def plan(self, left_s: float) -> Plan | None:
         """Return what to run next with `left_s` seconds of budget, or None when done."""
+        if self.unmet or self.finished:
+            return None
         if not self._ramped:
+            hopeless = None if self._measures else hopeless_rates(self.looks, self.slas)
+            if hopeless is not None:
+                length = min(max(3.0, 5 * self.limit_s), 0.25 * self.budget_s)
+                return Plan(rate_rps=sqrt(hopeless[0] * hopeless[1]), duration_s=length, purpose="measure")
             plan = self.ramp.plan(self.ceiling_rps)
             if plan is not None:
                 return plan
             self._ramped = True
-        if self.unmet or self.finished or self.capacity is None:
+        if self.unmet or self.capacity is None:
             return None
         reserve = self._confirm_s() + 2 * self.scale_s if self.crossing else 0.0
         least = 0.6 * self._least_dwell_s()
@@ -194,6 +205,8 @@ class OpenLoop:
         length = min(plan.duration_s, left_s - reserve - plan.drain_s)
         if self.crossing is None:  # any look is better than none
             least = min(least, 1.0)
+            if not self._measures and self.looks and not self.looks[-1].passes:  # time for lower rates, should it fail
+                length = min(length, 0.25 * left_s)
         if length < min(least, 0.6 * plan.duration_s):
             return self._plan_confirm(left_s)
         return Plan(rate_rps=plan.rate_rps, duration_s=length, purpose="measure", drain_s=plan.drain_s)
@@ -211,12 +224,17 @@ class OpenLoop:
         measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
         return max(10.0, 15 * self.scale_s, min(0.2 * measured, 0.15 * self.budget_s))
 
+    @property
+    def _longest_descent_s(self) -> float:
+        return 0.15 * self.budget_s
+
     def _plan_measure(self, capacity: Capacity) -> Plan:
         top = capacity.rate_rps * (1 + capacity.error)
         drain = 4 * self.scale_s + 0.2
         descent = Descent(self.looks, self.slas, capacity.rate_rps)
-        if not descent.passed and (self._measures or not any(look.passes for look in self.looks)):
-            lower = descent.next_rate(self.limit_s, 0.15 * self.budget_s) or _FIRST_LOAD * capacity.rate_rps
+        if not descent.passed and self.looks and (self._measures or self.looks[-1].is_failure):
+            lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
+            lower = lower or min(_FIRST_LOAD * capacity.rate_rps, self.ceiling_rps or float("inf"))
             length = descent.length_s(lower, self.limit_s)
             return Plan(rate_rps=lower, duration_s=length, purpose="measure", drain_s=drain)
         rate = self._next_rate(top)
@@ -238,7 +256,13 @@ class OpenLoop:
             return ceiling
         y = float(load(point.rate_rps, top)) + _OFFSETS[self._measures % len(_OFFSETS)]
         measured = [look for look in self.looks if not look.ramp]
-        passed = [float(load(look.rate_rps, top)) for look in measured if look.passes]
+        failed = [look for look in measured if not look.passes]
+        passed = [  # unless by luck: more requests at a lower rate failed
+            float(load(look.rate_rps, top)) for look in measured
+            if look.passes and not any(
+                other.rate_rps <= look.rate_rps and other.dwell.offered > look.dwell.offered for other in failed
+            )
+        ]  # fmt: skip
         if passed and not self.strained:  # nothing slow was seen yet: the crossing is above what passed
             y = max(y, max(passed) + 0.5)
         if passed:
@@ -281,8 +305,11 @@ class OpenLoop:
         if result.offered == 0:
             self.ramp.stretch()
             return
+        overload_rps = self.ramp.overload_rps
         if self.ramp.add(result, stopped=stopped):
             return
+        if self.ramp.overload_rps is None and overload_rps is not None:
+            self._ramped = False
         self._measures += result.step.purpose != "ramp"
         self.looks.append(Look.of(result, self.slas, self.scale_s))
         self._evaluate()
@@ -326,5 +353,6 @@ class OpenLoop:
         """
         if purpose == "ramp":
             return self.ramp.overloaded(rate_rps, progress)
-        behind = progress.in_flight > max(10.0, 4 * sqrt(rate_rps * progress.elapsed_s))
+        waiting = progress.in_flight - self.ramp.in_flight_idle(rate_rps)
+        behind = waiting > max(10.0, 4 * sqrt(rate_rps * progress.elapsed_s))
         return behind and progress.oldest_pending_s > 4 * self.limit_s + 0.1 + 2 * (self.ramp.floor_s or 0.0)

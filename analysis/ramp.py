@@ -5,10 +5,13 @@ from math import sqrt
 
 import numpy as np
 
-from analysis.capacity import Capacity, backlog_grew, backlog_of_chance, measure_capacity, pool
+from analysis.capacity import Capacity, backlog_grew, backlog_of_chance, idle_response_s, measure_capacity, pool
 from analysis.step import Outcome, StepProgress, StepResult
 
 _ERROR = 0.015  # relative, of the capacity: good enough to leave the ramp
+_POOR_ERROR, _HOLDS = 0.05, 3  # else overload is held once more, and up to three times where the error stays poor
+_FIRST_RPS = 3.0  # low enough for nearly any server, and a second and a half of it is hardly ever empty
+_FLAT = 1.15  # of the idle latency: up to there nothing queues
 _FAILING = 0.2  # share of failures that counts as overload: a bounded queue refuses instead of queueing
 
 
@@ -33,19 +36,23 @@ class Ramp:
         overload_rps: Lowest rate that did.
         floor_s: Median response time at the lowest rate.
         floor_rps: That rate.
+        idle_s: Response time there of requests that found the server empty; less where that rate is too much already.
     """
 
-    start_rps: float
     limit_s: float
+    start_rps: float = _FIRST_RPS
     calm_rps: float | None = None
     overload_rps: float | None = None
     floor_s: float | None = None
     floor_rps: float | None = None
+    idle_s: float | None = None
     _measured: list[Capacity] = field(default_factory=list)
     _stretch: float = 1.0
-    _held: bool = False
+    _holds: int = 0
     _mean_s: float = 0.0
+    _median_s: float = 0.0
     _overload_s: float | None = None
+    _silent_s: float = 0.0
 
     @property
     def capacity(self) -> Capacity | None:
@@ -55,10 +62,11 @@ class Ramp:
     def plan(self, ceiling_rps: float | None) -> Plan | None:
         """Return the next rung at or below a ceiling, or None when the ramp is over."""
         if self.overload_rps is not None:
-            return self._plan_overload(self.overload_rps)
+            return self._plan_overload(self.overload_rps, ceiling_rps)
         if self.calm_rps is None:
             return self._rung(min(self.start_rps, ceiling_rps or self.start_rps))
-        rate = 2 * self.calm_rps
+        is_flat = self.calm_rps > (self.floor_rps or 0.0) and self._median_s <= _FLAT * (self.idle_s or 0.0)
+        rate = (4 if is_flat else 2) * self.calm_rps
         if self.calm_rps * self._mean_s < 0.5:  # less than half a request in flight: any server takes four times that
             rate = max(4 * self.calm_rps, 0.25 / max(self._mean_s, 1e-5))
             rate = min(rate, 100 * self.calm_rps)
@@ -68,23 +76,24 @@ class Ramp:
             rate = ceiling_rps
         return self._rung(rate)
 
-    def _plan_overload(self, overload_rps: float) -> Plan | None:
+    def _plan_overload(self, overload_rps: float, ceiling_rps: float | None) -> Plan | None:
         """Measure the capacity where the overload that was seen is too short; go down where nothing completed."""
         known = self.capacity
         if known is not None:
-            if known.error <= _ERROR or self._held:
+            if known.error <= (_POOR_ERROR if self._holds else _ERROR) or self._holds >= _HOLDS:
                 return None
-            self._held = True
+            self._holds += 1
             length = min(max(3.0, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
-            return self._rung(known.rate_rps * (1.3 + 2 * min(known.error, 0.2)), length)
+            rate = max(known.rate_rps * (1.3 + 2 * min(known.error, 0.2)), 1.2 * (self.calm_rps or 0.0))
+            return self._rung(min(rate, ceiling_rps or rate), length)
         if self.calm_rps is None:
             return self._rung(overload_rps / 4)
         middle = sqrt(self.calm_rps * overload_rps)
         return self._rung(middle) if overload_rps > 1.1 * self.calm_rps else None
 
     def _rung(self, rate_rps: float, length_s: float = 0.0) -> Plan:
-        few = max(2 / rate_rps, min(15 / rate_rps, 2.0)) * self._stretch
-        length = length_s or max(0.3, min(3 * self.limit_s, 2.0), 4 * (self.floor_s or 0.0), few)
+        few = max(3 / rate_rps, min(15 / rate_rps, 1.5)) * self._stretch
+        length = length_s or max(0.5, min(3 * self.limit_s, 2.0), 2 * (self.idle_s or 0.0), few)
         return Plan(rate_rps=rate_rps, duration_s=length, purpose="ramp", drain_s=5 * self.limit_s)
 
     def stretch(self) -> None:
@@ -101,7 +110,7 @@ class Ramp:
         ramp = result.step.purpose == "ramp"
         ok = result.outcome == Outcome.OK
         failing = ramp and float(ok.mean()) < 1 - _FAILING and rate > (self.calm_rps or 0.0)
-        overloaded = (ramp and stopped) or backlog_grew(result) or failing
+        overloaded = (ramp and stopped) or backlog_grew(result, self.idle_s) or failing
         self._stretch = 1.0
         if overloaded and ramp:
             measured = measure_capacity(result)
@@ -111,36 +120,44 @@ class Ramp:
             return True
         if not overloaded:
             self.calm_rps = max(rate, self.calm_rps or rate)
-            if ramp and self.overload_rps is not None and rate >= self.overload_rps:
-                # what looked like overload was chance: the ramp goes on from here
-                self.overload_rps, self._held, self._measured = None, False, []
+            if self.overload_rps is not None and rate >= self.overload_rps:
+                # what looked like overload was chance, or a cold start: the ramp goes on from here
+                self.overload_rps, self._holds, self._measured = None, 0, []
         if ok.any():
             response = result.response_ns[ok] / 1e9
-            self._mean_s = float(response.mean())
+            self._mean_s, self._median_s = float(response.mean()), float(np.median(response))
             if self.floor_rps is None or rate <= self.floor_rps:
-                self.floor_s, self.floor_rps = float(np.median(response)), rate
+                self.floor_s, self.floor_rps = self._median_s, rate
+                self.idle_s = idle_response_s(result)
         return False
 
     def begin(self) -> None:
         """Forget the last step's progress."""
-        self._overload_s = None
+        self._overload_s, self._silent_s = None, 0.0
+
+    def in_flight_idle(self, rate_rps: float) -> float:
+        """Return the requests in flight that the latency of an idle server alone explains: rate x latency (Little)."""
+        return rate_rps * (self.idle_s or 0.0)
 
     def overloaded(self, rate_rps: float, progress: StepProgress) -> bool:
         """Say that a rung has shown enough overload to stop. Constant time.
 
-        Overload is a backlog that no chance explains, in which requests wait beyond the limit. It is then held for 2 s,
-        drain foreseen included, because the completions of that time are the capacity; less where the wait reaches the
-        times at which clients give up.
+        Overload is a backlog that neither chance nor the latency of an idle server explains, in which requests wait
+        beyond the limit. It is then held for 2 s, drain foreseen included, because the completions of that time are the
+        capacity; less where the wait reaches the times at which clients give up.
         """
         elapsed = progress.elapsed_s
+        if progress.done == 0:
+            self._silent_s = elapsed  # nothing returned so far: the latency is that long at least
         served = max(progress.done, 1) / max(elapsed, 1e-9)
         ahead = progress.in_flight / served  # time that the drain will take
         wait = max(progress.oldest_pending_s, ahead if progress.done > 1 else 0.0)
         if self._overload_s is None:
-            behind = progress.in_flight > backlog_of_chance(rate_rps * elapsed)
-            if not (behind and wait > 1.5 * self.limit_s + 2 * (self.floor_s or 0.0)):
+            idle = max(self.in_flight_idle(rate_rps), rate_rps * self._silent_s)
+            behind = progress.in_flight > idle + 3 * sqrt(idle) + backlog_of_chance(rate_rps * elapsed)
+            if not (behind and wait > 1.5 * self.limit_s + 2 * (self.idle_s or 0.0)):
                 return False
             self._overload_s = elapsed
         held = elapsed - self._overload_s
         wanted = min(max(2.0, 200 / served), 6.0)
-        return held + ahead >= wanted + 0.5 or wait > max(5 * self.limit_s, 1.0)
+        return held + ahead >= wanted + 0.5 or wait > max(5 * self.limit_s, 1.0) + 2 * (self.idle_s or 0.0)

@@ -28,7 +28,7 @@ class Search:
         mode: "open": arrivals at a rate; "closed": a number of users.
         precision: Wanted relative half-width of the interval.
         budget_s: Longest span of all steps, seconds; no step is planned whose plausible end lies beyond it.
-        start_rps: First rate; 1/s where None.
+        start_rps: First rate; a few a second where None.
         max_rps: Highest rate to try.
         max_users: Highest number of users to try.
         arrivals: Name of the arrival process, handed on to the steps.
@@ -63,7 +63,8 @@ class Search:
             if value is not None and not value > 0:
                 raise ValueError(f"Search {name} {value}: must be above zero")
         self.precision, self.budget_s, self.arrivals, self.seed = precision, budget_s, arrivals, seed
-        ramp = Ramp(start_rps or 1.0, max(sla.limit_s for sla in self.slas))
+        ramp = Ramp(max(sla.limit_s for sla in self.slas))
+        ramp.start_rps = start_rps or ramp.start_rps
         self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps)
         self._closed = ClosedLoop(self.slas, precision, max_users) if mode == "closed" else None
         self._step: Step | None = None
@@ -131,6 +132,8 @@ class Search:
         broken = next((reason.text for reason in result.reasons if reason.kind == "target"), None)
         if broken is not None:
             self._failed = broken
+        elif result.aborted and not self._stopped and _is_fragment(result):
+            return
         elif self._closed is not None:
             if _refuses(result):
                 self._failed = "the target refused every connection"
@@ -181,6 +184,15 @@ class Search:
 
 def _unfinished(over: bool, budget_s: float) -> str:
     return f"The budget of {budget_s:g} s ended first." if over else "The search was stopped before its end."
+
+
+def _is_fragment(result: StepResult) -> bool:
+    """Say that what a step shows that somebody else stopped is too little, or bent by how it was stopped.
+
+    A measuring step that ran for half its time counts for what it is; a rung's or a confirmation's length is its point.
+    """
+    short = result.offered_span_s < 0.5 * result.step.duration_s
+    return short or not result.drained or result.step.purpose != "measure" or _refuses(result)
 
 
 def _refuses(result: StepResult) -> bool:

@@ -117,7 +117,7 @@ _RUN = {
     "Load": [
         _flag("--mode", "open|closed", "Arrivals by a schedule, or users who wait. [default: open]", type=_LOAD_MODES),
         _flag("--arrivals", "KIND", "poisson, constant, gamma:CV or replay:FILE. [default: poisson]", flags.arrivals),
-        _flag("--start-rps", "RATE", "Where the search begins. [default: 1]", flags.rate_rps),
+        _flag("--start-rps", "RATE", "Where the search begins. [default: 3]", flags.rate_rps),
         _flag("--max-rps", "RATE", "Never offer more than this.", flags.rate_rps),
         _flag("--max-users", "N", "Closed mode: never more users than this.", flags.count),
         _flag("--connections", "N", "Most open connections. [default: 4096]", flags.count),

@@ -85,6 +85,57 @@ def test_errors_at_every_rate() -> None:
     assert answer.limited_by == "error budget"
 
 
+ENDLESS = Server(t0_s=0.0005, instances=100)  # more than any client drives
+
+
+@pytest.mark.parametrize("options", [{}, {"max_rps": 300.0}, {"max_rps": 50.0}])
+@pytest.mark.parametrize("seed", range(5))
+def test_errors_at_every_rate_within_a_small_budget(options: dict[str, float], seed: int) -> None:
+    """Every tenth request fails, the client gives out at 20,000 req/s: unmet within 12 s, never a rate that holds."""
+    server = replace(ENDLESS, error_share=lambda _rate: 0.1, client_limit_rps=20_000.0)
+    answer, search, simulator = find(server, "p99<200ms", seed, budget_s=12.0, **options)
+    assert answer.verdict == "unmet"
+    assert answer.limited_by in ("error budget", "p99<200ms")
+    assert "holds" not in answer.stop_reason
+    assert answer.rate_rps is None
+    assert search.spent_s <= 12
+    assert max(step.level for step in simulator.steps) <= options.get("max_rps", 1e9)
+
+
+def test_a_client_limit_with_nothing_measured_claims_nothing() -> None:
+    """A client that gives out at the first rate leaves no rate at which anything holds."""
+    answer, _, _ = find(replace(GPU, client_limit_rps=0.01), "p99<200ms", budget_s=20.0)
+    assert answer.rate_rps is None
+    assert "holds" not in answer.stop_reason
+
+
+@pytest.mark.parametrize("options", [{}, {"max_rps": 20.0}])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_service_time_above_the_limit_is_soon_unmet(options: dict[str, float], seed: int) -> None:
+    """Every reply takes 300 ms at any load: unmet within 15 s, without a capacity that was never seen."""
+    answer, search, _ = find(Server(t0_s=0.3, instances=5000), "p99<200ms", seed, budget_s=20.0, **options)
+    assert answer.verdict == "unmet"
+    assert answer.limited_by == "p99<200ms"
+    assert answer.capacity_rps is None
+    assert search.spent_s < 15
+
+
+@pytest.mark.parametrize(
+    ("share_above_300", "share_below", "verdict"), [(0.0, 0.0, "found"), (0.01, 0.0, "found"), (0.01, 0.01, "unmet")]
+)
+def test_no_failure_is_allowed(share_above_300: float, share_below: float, verdict: str) -> None:
+    """With an error budget of zero one failure binds: everywhere, from 300 req/s up, or not at all."""
+    server = replace(GPU, error_share=lambda rate: share_above_300 if rate > 300 else share_below)
+    simulator, search = Simulator(server, seed=1), Search(SLA.parse("p99<200ms", error_budget=0.0), seed=1)
+    while (step := search.next()) is not None:
+        search.add(simulator.run_step(step, search.overloaded))
+    answer = search.answer()
+    assert answer.limited_by == ("error budget" if share_above_300 else "p99<200ms")
+    assert answer.verdict == verdict or (share_above_300 and not share_below)
+    if answer.safe_rps is not None and share_above_300:
+        assert answer.safe_rps <= 303
+
+
 def test_errors_within_the_budget() -> None:
     """Two failures in ten thousand are allowed."""
     answer, _, _ = find(replace(GPU, error_share=lambda _rate: 0.0002), "p99<200ms", 1)
@@ -155,6 +206,45 @@ def test_an_interrupted_search_says_so() -> None:
     assert answer.verdict == "undecided"
     assert "stopped before its end" in answer.stop_reason
     assert answer.rate_rps is not None
+
+
+def _search_until(purpose: str) -> tuple[Search, Simulator, Step]:
+    """Search until a step of a purpose is asked for."""
+    search, simulator = Search(P99, seed=1), Simulator(GPU, seed=1)
+    while (step := search.next()) is not None and step.purpose != purpose:
+        search.add(simulator.run_step(step, search.overloaded))
+    assert step is not None
+    return search, simulator, step
+
+
+@pytest.mark.parametrize("purpose", ["ramp", "measure", "confirm"])
+@pytest.mark.parametrize("outcome", [Outcome.OK, Outcome.TIMEOUT, Outcome.LOST, Outcome.RESET, None])
+def test_a_step_that_the_user_cut_short_changes_nothing(purpose: str, outcome: Outcome | None) -> None:
+    """Whatever its requests came to, or without any: no capacity, no verdict, no confirmation comes from it."""
+    search, simulator, step = _search_until(purpose)
+    before = search.answer()
+    cut = simulator.run_step(replace(step, duration_s=0.2), lambda _p: False)
+    if outcome is None:
+        cut = StepResult.from_arrays(step, [], [], [], start_ns=cut.start_ns, end_ns=cut.end_ns, aborted=True)
+    else:
+        cut = replace(
+            cut, step=step, aborted=True, drained=outcome is Outcome.OK,
+            outcome=np.full(cut.offered, outcome, np.uint8),
+        )  # fmt: skip
+    search.add(cut)
+    after = search.answer()
+    assert after.verdict == before.verdict == "undecided"
+    assert (after.rate_rps, after.safe_rps, after.capacity_rps) == (
+        before.rate_rps, before.safe_rps, before.capacity_rps,
+    )  # fmt: skip
+
+
+def test_a_cut_measuring_step_of_half_its_time_counts() -> None:
+    """What it measured is evidence like any other."""
+    search, simulator, step = _search_until("measure")
+    cut = simulator.run_step(replace(step, duration_s=0.7 * step.duration_s), lambda _p: False)
+    search.add(replace(cut, step=step, aborted=True))
+    assert search.answer().rate_rps is not None
 
 
 def test_empty_results_are_asked_again_for_longer() -> None:
