@@ -199,7 +199,7 @@ def _unmet(run: Run) -> Headline:
     return Headline(
         tone="bad",
         label="Unmet",
-        title=f"No load meets {_slas(run)}: even the lowest one violates it.",
+        title=f"No load tried meets {_slas(run)}.",
         limits=_stopped(run) + seen,
         advice=advice,
     )
