@@ -47,6 +47,7 @@ class OpenLoop:
     confirmed: bool = False
     _ramped: bool = False
     _measures: int = 0
+    _client_steps: int = 0  # in a row, up to the last one
 
     # what is known -----------------------------------------------------------------------------------------------
 
@@ -298,7 +299,9 @@ class OpenLoop:
         """Take a result in; `stopped` says that `overloaded` ended it. What is not sound is not fitted."""
         rate = float(result.step.rate_rps or 0)
         client = next((reason for reason in result.reasons if reason.kind == "client"), None)
-        if client is not None and (self.client_rps is None or rate < self.client_rps):
+        self._client_steps = self._client_steps + 1 if client is not None else 0
+        # Once is a hiccup of the machine, and the same step is asked for again; twice in a row is a limit.
+        if client is not None and self._client_steps > 1 and (self.client_rps is None or rate < self.client_rps):
             self.client, self.client_rps = client, rate
         if not result.sound:
             return

@@ -345,3 +345,19 @@ def test_every_step_is_open_loop() -> None:
     """An open search never asks for users."""
     _, _, simulator = find(GPU, "p99<200ms", budget_s=30.0)
     assert all(isinstance(step, Step) and step.users is None for step in simulator.steps)
+
+
+def test_one_hiccup_of_the_client_is_no_limit() -> None:
+    """A single unsound step is asked for again, and leaves no ceiling behind."""
+    search, simulator, spoilt = Search(P99, seed=1), Simulator(GPU, seed=1), 0
+    while (step := search.next()) is not None:
+        result = simulator.run_step(step, search.overloaded)
+        if step.level > 700 and not spoilt:
+            spoilt += 1
+            result = replace(result, reasons=(Reason("client", "requests left late"),))
+        search.add(result)
+    answer = search.answer()
+    assert spoilt == 1
+    assert answer.verdict == "found"
+    assert answer.rate_rps is not None
+    assert answer.rate_rps.low <= 553.6 <= (answer.rate_rps.high or 0)
