@@ -15,7 +15,7 @@ from rich.text import Text
 
 from analysis import Estimate, Run, Step, StepRecord, Verdict
 from loadgen.plot import Mark, plot
-from loadgen.progress import Progress
+from loadgen.progress import Progress, Show
 from reports import text
 from reports.headline import NOT_KNOWN, facts, headline
 from reports.steps import error_texts
@@ -26,7 +26,6 @@ _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.UNDECIDED: "yello
 _SIGNS = {Verdict.PASS: "●", Verdict.FAIL: "x", Verdict.UNDECIDED: "○"}
 _TONES = {"good": "green", "bad": "red", "unsure": "yellow"}
 _FILES = ("report.html", "summary.md", "run.json", "steps.npz", "junit.xml", "steps.hlog")
-Show = Callable[[Progress], None]
 
 
 class _Console(Console):

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from analysis import SLA, Estimate, Judgement, Step, StepRecord
@@ -36,3 +37,6 @@ class Progress:
     achieved_rps: float
     in_flight: int
     records: tuple[StepRecord, ...]
+
+
+Show = Callable[[Progress], None]

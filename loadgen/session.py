@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,11 +29,9 @@ from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import TargetError
 from loadgen.fleet import ABANDONED, Fleet, Setup, StepView, affordable_connections
 from loadgen.mask import mask
-from loadgen.progress import Progress
+from loadgen.progress import Progress, Show
 from loadgen.target import Endpoint, request_bytes
 from scenarios.scenario import Scenario
-
-Show = Callable[[Progress], None]
 
 _PREFLIGHT = Step(rate_rps=50.0, duration_s=0.1, arrivals="constant", purpose="preflight")  # five requests
 _MOST_AUTO_WORKERS = 4
