@@ -3,31 +3,35 @@
 import asyncio
 import gc
 import heapq
+import struct
 import time
-from collections import Counter, deque
+from array import array
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from analysis import Histogram, Outcome
+from analysis import Outcome
 from loadgen.arrivals import DueTimes
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.pacing import timer
+from loadgen.rows import ROW_BYTES, pack_row
 
 if TYPE_CHECKING:
     from loadgen.http1 import Connection
 
-COLUMNS = 5  # due, sent, first byte, done (ns), outcome
-_SWEEP_S = 0.05
-_SWEEPS_PER_PROGRESS = 2
+_SAMPLE_S = 0.01  # how often requests in flight are counted
+_SAMPLES_PER_SWEEP = 5
+_SAMPLES_PER_PROGRESS = 10
 _BLOCK_NS = NS_PER_S
-_BLOCK_ROWS = 4096  # a block is flushed at a second, or at this many rows, so that one write to the pipe stays short
+_BLOCK_BYTES = 4096 * ROW_BYTES  # a block is flushed at a second, or at this size, so that one write stays short
 _MAX_CONNECTING = 64  # paces connect storms below a usual listen backlog
 _RETRY_NS = 10 * NS_PER_MS  # a user whose connection broke waits this long, so that a dead target is not hammered
+_USER_SPREAD_NS = NS_PER_MS // 10  # a closed loop's users arrive this far apart, so that their connections do too
 _MAX_KINDS_OF_WORDS = 50
 _NEVER_NS = 1 << 62
+_pack_sample = struct.Struct("=2q").pack  # at (ns), requests in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class Load:
         requests: Yields the bytes of each request.
         timeout_ns: A request is given up this long after its due time.
         connections: Most connections that may be open at once.
+        coalesce_ns: Wake-ups for sending are at least this far apart: what falls due in between leaves together.
     """
 
     start_ns: int
@@ -53,12 +58,15 @@ class Load:
     requests: Iterator[bytes]
     timeout_ns: int
     connections: int
+    coalesce_ns: int = 0
 
 
 class Engine:
     """Run steps on one event loop, connections kept between them.
 
-    `emit` receives messages: "progress" every 100 ms, "block" of rows about every second, "ended" once.
+    `emit` receives messages: "progress" every 100 ms, "block" about every second, "ended" once. A block holds, as bytes
+    of int64: `rows` (due, sent, first byte, done in ns, outcome), `late` (ns from the due time to when the engine turned
+    to the request) and `in_flight` (pairs: at ns, requests under way), sampled every 10 ms.
     """
 
     def __init__(
@@ -72,14 +80,15 @@ class Engine:
         self._emit = emit
         self._timer = timer(loop, self._tick)
         self._connections: set[Connection] = set()
-        self._idle: list[Connection] = []
+        self._idle: OrderedDict[Connection, None] = OrderedDict()  # the others carry a request each
         self._waiting: deque[int] = deque()  # due times that found no free connection, oldest first
         self._connecting: set[asyncio.Task[None]] = set()
         self._running = False
-        self._sweep_handle: asyncio.TimerHandle | None = None
-        self._late: list[int] = []  # ns from due to when this engine turned to the request
-        self._rows: list[int] = []
-        self.record = self._rows.extend
+        self._sample_handle: asyncio.TimerHandle | None = None
+        self._late = array("q")
+        self._in_flight = bytearray()
+        self._rows = bytearray()
+        self.record: Callable[[bytes], None] = self._rows.extend
 
     @property
     def pacing(self) -> str:
@@ -93,17 +102,19 @@ class Engine:
         self._load = load
         self._words: Counter[str] = Counter()
         self._flushed = 0
-        self._lateness = Histogram()
         self._stopped = False  # nothing more falls due
         self._end_ns = load.start_ns + round(load.duration_s * NS_PER_S)
-        self._waited = self._opened = self._peak = self._lag_ns = self._sweeps = 0
+        self._waited = self._opened = self._lag_ns = self._samples = 0
+        self._peak = len(self._connections)
         self._next_request = load.requests.__next__
-        self._chunk: list[int] = []
-        self._chunk_at = 0
-        self._later: list[int] = []
+        self._users: list[int] = []  # heap of when users are due again
+        self._again_until_ns = 0  # until then a user is due again with the reply
         if load.schedule is None:
-            spread_ns = min(NS_PER_S // 5, (self._end_ns - load.start_ns) // 10)  # users do not arrive all at once
-            self._later = [load.start_ns + spread_ns * k // load.users for k in range(load.users)]
+            self._again_until_ns = 0 if load.think else self._end_ns
+            spread_ns = min(max(NS_PER_S // 5, _USER_SPREAD_NS * load.users), (self._end_ns - load.start_ns) // 10)
+            self._users = [load.start_ns + spread_ns * k // load.users for k in range(load.users)]
+        chunks = load.schedule or ()
+        self._schedule = chain.from_iterable((chunk + load.start_ns).tolist() for chunk in chunks)
         self._next_due = self._following_due()
         gc.collect()
         gc.freeze()
@@ -111,7 +122,7 @@ class Engine:
         self._running = True
         self._cpu_ns, self._block_ns = time.process_time_ns(), now_ns()
         self._timer.arm(self._next_due)
-        self._sweep_later()
+        self._sample_later()
 
     def stop(self) -> None:
         """Let nothing more fall due; what waits for a connection stays unsent, what was sent is awaited."""
@@ -123,6 +134,7 @@ class Engine:
             self._late.append(now - self._next_due)
             self._next_due = self._following_due()
         self._stopped = True
+        self._again_until_ns = 0
         self._next_due = _NEVER_NS
         self._timer.disarm()
         while self._waiting:
@@ -138,26 +150,20 @@ class Engine:
 
     def _following_due(self) -> int:
         """Return when the next request falls due on the monotonic clock, taking it off the schedule."""
-        load = self._load
-        if load.schedule is None:
-            due = heapq.heappop(self._later) if self._later else _NEVER_NS
+        if self._load.schedule is None:
+            due = heapq.heappop(self._users) if self._users else _NEVER_NS
             return due if due < self._end_ns else _NEVER_NS
-        while self._chunk_at >= len(self._chunk):
-            chunk = next(load.schedule, None)
-            if chunk is None:
-                self._stopped = True
-                return _NEVER_NS
-            self._chunk, self._chunk_at = (chunk + load.start_ns).tolist(), 0
-        due = self._chunk[self._chunk_at]
-        self._chunk_at += 1
+        due = next(self._schedule, _NEVER_NS)
+        self._stopped = due == _NEVER_NS
         return due
 
     def _tick(self) -> None:
         """Send everything that is due, and sleep until the next."""
         due, now, idle, late = self._next_due, now_ns(), self._idle, self._late.append
+        is_open = self._load.schedule is not None
         while due <= now:
-            if idle:
-                connection = idle.pop()
+            if idle and (is_open or self._has_all_connections()):
+                connection, _ = idle.popitem(last=is_open)  # an open loop keeps few busy, a closed one all of them
                 connection.send(due, self._next_request())
                 late(connection.sent_ns - due)
             else:
@@ -172,7 +178,12 @@ class Engine:
             self._timer.disarm()
             self._end_if_over()
         else:
-            self._timer.arm(due)
+            self._timer.arm(max(due, now + self._load.coalesce_ns))
+
+    def _has_all_connections(self) -> bool:
+        """Say that each user of the closed loop has a connection, or that no more may be opened."""
+        load = self._load
+        return len(self._connections) + len(self._connecting) >= min(load.users, load.connections)
 
     def _user_due(self, due_ns: int) -> None:
         """Let a user of the closed loop send at `due_ns`, unless the step is over by then."""
@@ -180,10 +191,10 @@ class Engine:
             self._end_if_over()
             return
         if due_ns >= self._next_due:
-            heapq.heappush(self._later, due_ns)
+            heapq.heappush(self._users, due_ns)
             return
         if self._next_due != _NEVER_NS:
-            heapq.heappush(self._later, self._next_due)
+            heapq.heappush(self._users, self._next_due)
         self._next_due = due_ns
         self._timer.arm(due_ns)
 
@@ -198,16 +209,14 @@ class Engine:
 
     def free(self, connection: "Connection", at_ns: int) -> None:
         """Reuse a connection whose reply was complete at `at_ns`."""
-        load = self._load
         if self._waiting:
             connection.send(self._waiting.popleft(), self._next_request())
-            if load.schedule is None:
-                self.freed(at_ns)
-        elif load.think is None and load.users and at_ns < self._end_ns and not self._stopped:
-            connection.send(at_ns, self._next_request())  # a user without think time is due again at once
+        elif at_ns < self._again_until_ns:
+            connection.send(at_ns, self._next_request())
+            return
         else:
-            self._idle.append(connection)
-            self.freed(at_ns)
+            self._idle[connection] = None
+        self.freed(at_ns)
 
     def freed(self, at_ns: int, *, pause_ns: int = 0) -> None:
         """Note that a request ended at `at_ns`: in a closed loop its user thinks, then is due again."""
@@ -221,8 +230,7 @@ class Engine:
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that is closed or broken."""
         self._connections.discard(connection)
-        if not connection.busy and connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
 
     def note(self, words: str) -> None:
         """Count an error by what the target or the system said of it."""
@@ -234,7 +242,7 @@ class Engine:
     def fail(self, due_ns: int, sent_ns: int, first_ns: int, outcome: Outcome, words: str) -> None:
         """Record a request that did not succeed, learnt now."""
         now = now_ns()
-        self.record((due_ns, sent_ns, first_ns, now, int(outcome)))
+        self.record(pack_row(due_ns, sent_ns, first_ns, now, int(outcome)))
         self.note(words)
         self.freed(now, pause_ns=_RETRY_NS)
 
@@ -244,7 +252,7 @@ class Engine:
         if self._waiting and self._running:
             connection.send(self._waiting.popleft(), self._next_request())
         else:
-            self._idle.append(connection)
+            self._idle[connection] = None
 
     def _open_connections(self) -> None:
         """Open as many connections as requests wait for, within the limits."""
@@ -267,49 +275,51 @@ class Engine:
         if self._waiting and self._running:
             self._open_connections()
 
-    # every 50 ms
+    # every 10 ms
 
-    def _sweep(self) -> None:
-        """Give up what is too old, tell progress, flush rows, measure the loop's lag."""
+    def _sample(self) -> None:
+        """Count what is in flight, measure the loop's lag; now and then give up what is too old, tell progress."""
         if not self._running:
             return
         now = now_ns()
-        self._lag_ns = max(self._lag_ns, now - self._sweep_due_ns)
+        self._lag_ns = max(self._lag_ns, now - self._sample_due_ns)
+        self._in_flight += _pack_sample(now, len(self._connections) - len(self._idle))
+        self._samples += 1
+        if self._samples % _SAMPLES_PER_SWEEP == 0:
+            oldest = self._sweep(now)
+            if self._running and self._samples % _SAMPLES_PER_PROGRESS == 0:
+                self._tell(now, oldest)
+            if self._stopped or (self._load.schedule is None and now >= self._end_ns):
+                self._end_if_over()
+        if self._running:
+            self._sample_later()
+
+    def _sample_later(self) -> None:
+        self._sample_due_ns = now_ns() + round(_SAMPLE_S * NS_PER_S)
+        self._sample_handle = self._loop.call_later(_SAMPLE_S, self._sample)
+
+    def _sweep(self, now: int) -> int:
+        """Give up requests that are too old; return the due time of the oldest that is left, or `now`."""
         expired_ns = now - self._load.timeout_ns
-        oldest = now
-        for connection in [c for c in self._connections if c.busy]:
-            if connection.due_ns < expired_ns:
+        oldest = min((c.due_ns for c in self._connections if c.busy), default=now)
+        if oldest < expired_ns:
+            for connection in [c for c in self._connections if c.busy and c.due_ns < expired_ns]:
                 connection.give_up(Outcome.TIMEOUT, "timeout")
-            elif connection.due_ns < oldest:
-                oldest = connection.due_ns
         while self._waiting and self._waiting[0] < expired_ns:
             self.fail(self._waiting.popleft(), 0, 0, Outcome.UNSENT, "no free connection before the timeout")
         if self._waiting:
             oldest = min(oldest, self._waiting[0])
             self._open_connections()
-        if not self._running:
-            return
-        self._sweeps += 1
-        if self._sweeps % _SWEEPS_PER_PROGRESS == 0:
-            self._tell(now, oldest)
-        if self._stopped or (self._load.schedule is None and now >= self._end_ns):
-            self._end_if_over()
-        if self._running:
-            self._sweep_later()
-
-    def _sweep_later(self) -> None:
-        self._sweep_due_ns = now_ns() + round(_SWEEP_S * NS_PER_S)
-        self._sweep_handle = self._loop.call_later(_SWEEP_S, self._sweep)
+        return max(oldest, expired_ns)
 
     def _tell(self, now: int, oldest: int) -> None:
-        if now - self._block_ns >= _BLOCK_NS or len(self._rows) >= _BLOCK_ROWS * COLUMNS:
+        if now - self._block_ns >= _BLOCK_NS or len(self._rows) >= _BLOCK_BYTES:
             self._flush(now)
-        busy = sum(c.busy for c in self._connections)
         self._emit(
             {
                 "op": "progress",
-                "done": self._flushed + len(self._rows) // COLUMNS,
-                "busy": busy,
+                "done": self._flushed + len(self._rows) // ROW_BYTES,
+                "busy": len(self._connections) - len(self._idle),
                 "waiting": len(self._waiting),
                 "oldest_ns": now - oldest,
                 "connections": len(self._connections),
@@ -317,18 +327,17 @@ class Engine:
         )
 
     def _flush(self, now: int) -> None:
-        rows = self._rows
-        if rows:
-            self._emit({"op": "block", "rows": np.array(rows, dtype=np.int64).tobytes()})
-            self._flushed += len(rows) // COLUMNS
-            rows.clear()
-        self._lateness.record(self._late)
-        self._late.clear()
+        rows, late, in_flight = self._rows, self._late, self._in_flight
+        self._flushed += len(rows) // ROW_BYTES
+        self._emit({"op": "block", "rows": bytes(rows), "late": late.tobytes(), "in_flight": bytes(in_flight)})
+        rows.clear()
+        del late[:]
+        in_flight.clear()
         self._block_ns = now
 
     def _end_if_over(self) -> None:
         """End the step once nothing more falls due and nothing is in flight."""
-        if not self._running or self._waiting or any(c.busy for c in self._connections):
+        if not self._running or self._waiting or len(self._connections) > len(self._idle):
             return
         now = now_ns()
         if now < self._load.start_ns:  # a step without any request ends when it begins
@@ -336,8 +345,8 @@ class Engine:
         if not self._stopped and (self._load.schedule is not None or now < self._end_ns):
             return
         self._running = False
-        if self._sweep_handle is not None:
-            self._sweep_handle.cancel()
+        if self._sample_handle is not None:
+            self._sample_handle.cancel()
         self._timer.disarm()
         self._flush(now)
         gc.enable()
@@ -347,7 +356,6 @@ class Engine:
                 "at_ns": now,
                 "cpu_ns": time.process_time_ns() - self._cpu_ns,
                 "lag_ns": self._lag_ns,
-                "lateness": self._lateness.as_json(),
                 "opened": self._opened,
                 "connections": self._peak,
                 "connection_waits": self._waited,

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from analysis import Outcome, Reason, Step, StepProgress, StepResult
+from analysis import Histogram, Outcome, Reason, Step, StepProgress, StepResult
 from loadgen import child
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import OpfindError, UsageError
@@ -86,10 +86,13 @@ class _Member:
         self.command: dict[str, Any] = {}
         self.progress: dict[str, Any] = {}
         self.ended: dict[str, Any] | None = None
+        self.lateness = Histogram()
+        self.in_flight = bytearray()  # int64 pairs: at (ns), requests under way
 
     def begin(self, command: dict[str, Any]) -> None:
         """Send a step, and forget the last one."""
         self.command, self.progress, self.ended = command, {}, None
+        self.lateness, self.in_flight = Histogram(), bytearray()
         self.tell(op="step", **command)
 
     def tell(self, **message: Any) -> None:
@@ -298,8 +301,10 @@ def _take(member: _Member, message: dict[str, Any], rows: Rows) -> None:
             member.progress = message
         case "block":
             rows.add(message["rows"], member.index)
+            member.lateness.record(np.frombuffer(message["late"], dtype=np.int64))
+            member.in_flight += message["in_flight"]
         case "ended":
-            member.ended = message
+            member.ended = {**message, "lateness": member.lateness, "in_flight": bytes(member.in_flight)}
 
 
 def _kill_silent(members: list[_Member]) -> None:

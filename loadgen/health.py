@@ -24,7 +24,7 @@ def health(columns: Table, ended: list[dict[str, Any]], span_s: float) -> dict[s
     """
     lateness = Histogram()
     for message in ended:
-        lateness += Histogram.from_json(message["lateness"])
+        lateness += message["lateness"]
     due, sent = columns[0], columns[1]
     was_sent = sent > 0
     wait = float(np.quantile(sent[was_sent] - due[was_sent], 0.99)) if was_sent.any() else 0.0

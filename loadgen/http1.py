@@ -1,21 +1,25 @@
 """One HTTP/1.1 connection of the load engine: prebuilt bytes out, llhttp in, no task and no future per request."""
 
 import asyncio
+import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from analysis import Outcome
 from loadgen.clock import now_ns
+from loadgen.rows import pack_row
 
 if TYPE_CHECKING:
     from loadgen.engine import Engine
 
-_OK, _HTTP_STATUS = int(Outcome.OK), int(Outcome.HTTP_STATUS)
+_OK = int(Outcome.OK)
 _HAS_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORECASE)
+_HEAD_END = b"\r\n\r\n"
 _MAX_WORDS = 120
-_MOST_HEAD_BYTES = 65536
+_MOST_HEAD_BYTES = 64 * 1024  # llhttp has no bound of its own
+_NO_FD = -1
 
 
 class Connection(asyncio.Protocol):
@@ -31,6 +35,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_at_ns",
         "_engine",
+        "_fd",
         "_feed",
         "_head",
         "_parser",
@@ -40,10 +45,12 @@ class Connection(asyncio.Protocol):
         "first_ns",
         "sent_ns",
     )
+    _judges: ClassVar[bool] = False  # a reply of 2xx, too, is judged by `_judge`
 
     def __init__(self, engine: "Engine") -> None:
         self._engine = engine
         self._transport: Any = None
+        self._fd = _NO_FD
         self._head = b""
         self._at_ns = 0
         self.busy = False
@@ -55,11 +62,22 @@ class Connection(asyncio.Protocol):
         self._feed: Any = self._parser.feed_data
 
     def send(self, due_ns: int, request: bytes) -> None:
-        """Write a request now."""
+        """Write a request now: at once, where the transport would only write at the end of the loop's round."""
         self.due_ns = due_ns
         self.busy = True
         self.sent_ns = now_ns()
-        self._transport.write(request)
+        if self._fd == _NO_FD:
+            self._transport.write(request)
+            return
+        try:
+            written = os.write(self._fd, request)
+        except BlockingIOError:
+            written = 0
+        except OSError:  # the loop, too, learns that the connection is broken, and ends the request
+            return
+        if written < len(request):
+            self._fd = _NO_FD  # from here on the transport keeps what the system did not take, in order
+            self._transport.write(request[written:])
 
     def give_up(self, outcome: Outcome, words: str = "") -> None:
         """End the request under way, if any, as a failure, and drop the connection."""
@@ -74,6 +92,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Offer this connection to the engine."""
         self._transport = transport
+        if transport.get_extra_info("sslcontext") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
         self._engine.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -85,21 +105,27 @@ class Connection(asyncio.Protocol):
                 return
             self.first_ns = now
             self._head = data
-        elif b"\r\n\r\n" not in self._head and len(self._head) < _MOST_HEAD_BYTES:
+        elif _HEAD_END not in self._head:
             self._head += data
+        if len(self._head) > _MOST_HEAD_BYTES and self._head.find(_HEAD_END, 0, _MOST_HEAD_BYTES) < 0:
+            self.give_up(Outcome.PROTOCOL_ERROR, f"headers longer than {_MOST_HEAD_BYTES // 1024} KiB")
+            return
         try:
             self._feed(data)
+        except HttpParserUpgrade:
+            self.give_up(Outcome.PROTOCOL_ERROR, "the target switched to another protocol")
         except HttpParserError as error:
             self.give_up(Outcome.PROTOCOL_ERROR, f"not HTTP/1.1: {error}")
 
     def eof_received(self) -> None:
         """End a reply that has no length of its own: its end is the end of the stream (RFC 9112, section 6.3)."""
-        if self.busy and b"\r\n\r\n" in self._head and not _HAS_LENGTH.search(self._head) and self.first_ns:
+        if self.busy and _HEAD_END in self._head and not _HAS_LENGTH.search(self._head) and self.first_ns:
             self._at_ns = now_ns()
             self.on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the target closed or reset the connection."""
+        self._fd = _NO_FD  # the number may be given to another connection
         self._parser = self._feed = None  # it refers back to this connection, and the collector is off during a step
         self._engine.forget(self)
         if self.busy:
@@ -111,28 +137,33 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Record the request, and take the next one."""
-        status = self._parser.get_status_code()
+        parser = self._parser
+        status = parser.get_status_code()
         if status < 200:  # llhttp reports each interim reply as a message of its own
-            self._head = self._head.partition(b"\r\n\r\n")[2]
+            self._head = self._head.partition(_HEAD_END)[2]
             return
-        first = self.first_ns
+        first, at = self.first_ns, self._at_ns
         if not first or not self.busy:
             self.give_up(Outcome.PROTOCOL_ERROR, "a second reply to one request")
             return
-        engine = self._engine
+        outcome = _OK if status < 300 and not self._judges else int(self._judge(status))
         self.busy = False
         self.first_ns = 0
-        if 200 <= status < 300:
-            engine.record((self.due_ns, self.sent_ns, first, self._at_ns, _OK))
-        else:
-            engine.record((self.due_ns, self.sent_ns, first, self._at_ns, _HTTP_STATUS))
-            engine.note(self._status_words(status))
-        if self._parser.should_keep_alive():
-            engine.free(self, self._at_ns)
+        engine = self._engine
+        engine.record(pack_row(self.due_ns, self.sent_ns, first, at, outcome))
+        if parser.should_keep_alive():
+            engine.free(self, at)
         else:
             self._transport.close()
             engine.forget(self)
-            engine.freed(self._at_ns)
+            engine.freed(at)
+
+    def _judge(self, status: int) -> Outcome:
+        """Return what a complete reply counts as; what is wrong with it is noted in words."""
+        if 200 <= status < 300:
+            return Outcome.OK
+        self._engine.note(self._status_words(status))
+        return Outcome.HTTP_STATUS
 
     def _status_words(self, status: int) -> str:
         """Return the status as the target worded it."""

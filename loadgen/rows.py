@@ -1,5 +1,6 @@
 """The requests of a step as they come in from the workers: in memory while they are few, in a mapped file beyond."""
 
+import struct
 import tempfile
 from types import TracebackType
 from typing import Self
@@ -7,13 +8,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen.engine import COLUMNS
-
 Table = NDArray[np.int64]
 
+pack_row = struct.Struct("=5q").pack  # due, sent, first byte, done (ns), outcome: a row as an engine writes it
+
 _SPILL_BYTES = 64 * 1024 * 1024
-_WIDTH = COLUMNS + 1  # due, sent, first byte, done (ns), outcome, worker
-_ROW_BYTES = 8 * _WIDTH
+_COLUMNS = 5
+ROW_BYTES = 8 * _COLUMNS
+_WIDTH = _COLUMNS + 1  # and the worker
+_WIDE_BYTES = 8 * _WIDTH
 
 
 class Rows:
@@ -30,7 +33,7 @@ class Rows:
 
     def add(self, block: bytes, worker: int) -> None:
         """Append a worker's block of rows."""
-        rows = np.frombuffer(block, dtype=np.int64).reshape(-1, COLUMNS)
+        rows = np.frombuffer(block, dtype=np.int64).reshape(-1, _COLUMNS)
         self.add_table(np.column_stack([rows, np.full(len(rows), worker)]))
 
     def add_table(self, table: Table) -> None:
@@ -40,7 +43,7 @@ class Rows:
     def latest(self, most: int) -> Table:
         """Return at most the latest `most` rows, int64 (n, 6), in the order in which they came."""
         size = self._spool.tell()
-        self._spool.seek(max(0, size - most * _ROW_BYTES))
+        self._spool.seek(max(0, size - most * _WIDE_BYTES))
         rows = np.frombuffer(self._spool.read(), dtype=np.int64).reshape(-1, _WIDTH)
         self._spool.seek(size)
         return rows
@@ -49,10 +52,10 @@ class Rows:
         """Return all rows as columns, int64 (6, n), in order of due time; mapped from a file when they have spilled."""
         size = self._spool.tell()
         if size <= _SPILL_BYTES:
-            rows = self.latest(size // _ROW_BYTES)
+            rows = self.latest(size // _WIDE_BYTES)
             return np.ascontiguousarray(rows[np.argsort(rows[:, 0], kind="stable")].T)
         self._spool.flush()
-        shape = (size // _ROW_BYTES, _WIDTH)
+        shape = (size // _WIDE_BYTES, _WIDTH)
         spilled = np.memmap(self._spool, dtype=np.int64, mode="r", shape=shape)
         order = np.argsort(spilled[:, 0], kind="stable")
         with tempfile.TemporaryFile() as file:  # the mapping outlives the descriptor

@@ -10,11 +10,14 @@ import numpy as np
 import uvloop
 
 from loadgen.arrivals import Arrivals, Constant, Gamma, Poisson, Replay, share
-from loadgen.clock import NS_PER_S
+from loadgen.clock import NS_PER_MS, NS_PER_S
 from loadgen.engine import Engine, Load
 from loadgen.http1 import Connection, HeadConnection
 from loadgen.messages import Unpacker, pack
 from loadgen.target import Endpoint
+
+_COALESCE_FROM_RPS = 10_000.0  # below, each request gets a wake-up of its own, which costs more than the request
+_COALESCE_NS = NS_PER_MS // 8
 
 
 def arrivals_of(spec: dict[str, Any]) -> Arrivals:
@@ -52,6 +55,7 @@ def load_of(command: dict[str, Any], setup: dict[str, Any]) -> Load:
         requests=repeat(setup["request"]),
         timeout_ns=setup["timeout_ns"],
         connections=setup["connections"],
+        coalesce_ns=_COALESCE_NS if (command["rate_rps"] or 0) >= _COALESCE_FROM_RPS else 0,
     )
 
 
