@@ -28,7 +28,7 @@ _BLOCK_NS = NS_PER_S
 _BLOCK_BYTES = 4096 * ROW_BYTES  # a block is flushed at a second, or at this size, so that one write stays short
 _MAX_CONNECTING = 64  # paces connect storms below a usual listen backlog
 _RETRY_NS = 10 * NS_PER_MS  # a user whose connection broke waits this long, so that a dead target is not hammered
-_USER_SPREAD_NS = NS_PER_MS // 10  # a closed loop's users arrive this far apart, so that their connections do too
+_USER_SPREAD_NS = NS_PER_MS // 5  # a closed loop's users arrive this far apart, so that their connections do too
 _MAX_KINDS_OF_WORDS = 50
 _NEVER_NS = 1 << 62
 _pack_sample = struct.Struct("=2q").pack  # at (ns), requests in flight
@@ -64,9 +64,9 @@ class Load:
 class Engine:
     """Run steps on one event loop, connections kept between them.
 
-    `emit` receives messages: "progress" every 100 ms, "block" about every second, "ended" once. A block holds, as bytes
-    of int64: `rows` (due, sent, first byte, done in ns, outcome), `late` (ns from the due time to when the engine turned
-    to the request) and `in_flight` (pairs: at ns, requests under way), sampled every 10 ms.
+    `emit` receives messages: "progress" every 100 ms, "block" about every second, "ended" once. A block holds, as
+    bytes of int64: `rows` (due, sent, first byte, done in ns, outcome), `late` (ns from the due time to when the engine
+    turned to the request) and `in_flight` (pairs: at ns, requests under way), sampled every 10 ms.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Engine:
         self._connect = connect
         self._emit = emit
         self._timer = timer(loop, self._tick)
-        self._connections: set[Connection] = set()
-        self._idle: OrderedDict[Connection, None] = OrderedDict()  # the others carry a request each
+        self._busy: set[Connection] = set()
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._waiting: deque[int] = deque()  # due times that found no free connection, oldest first
         self._connecting: set[asyncio.Task[None]] = set()
         self._running = False
@@ -95,6 +95,11 @@ class Engine:
         """Return the name of the timer in use."""
         return self._timer.name
 
+    @property
+    def _connections(self) -> int:
+        """Return the number of open connections."""
+        return len(self._busy) + len(self._idle)
+
     # a step
 
     def start(self, load: Load) -> None:
@@ -105,7 +110,7 @@ class Engine:
         self._stopped = False  # nothing more falls due
         self._end_ns = load.start_ns + round(load.duration_s * NS_PER_S)
         self._waited = self._opened = self._lag_ns = self._samples = 0
-        self._peak = len(self._connections)
+        self._peak = self._connections
         self._next_request = load.requests.__next__
         self._users: list[int] = []  # heap of when users are due again
         self._again_until_ns = 0  # until then a user is due again with the reply
@@ -144,7 +149,7 @@ class Engine:
     def abandon(self) -> None:
         """Stop, and give up whatever is in flight."""
         self.stop()
-        for connection in [c for c in self._connections if c.busy]:
+        for connection in list(self._busy):
             connection.give_up(Outcome.TIMEOUT, "given up when the run was interrupted")
         self._end_if_over()
 
@@ -159,17 +164,19 @@ class Engine:
 
     def _tick(self) -> None:
         """Send everything that is due, and sleep until the next."""
-        due, now, idle, late = self._next_due, now_ns(), self._idle, self._late.append
+        due, now = self._next_due, now_ns()
+        idle, busy, late = self._idle, self._busy.add, self._late.append
         is_open = self._load.schedule is not None
         while due <= now:
             if idle and (is_open or self._has_all_connections()):
                 connection, _ = idle.popitem(last=is_open)  # an open loop keeps few busy, a closed one all of them
+                busy(connection)
                 connection.send(due, self._next_request())
                 late(connection.sent_ns - due)
             else:
                 late(now - due)
                 self._waiting.append(due)
-                if len(self._connections) >= self._load.connections:
+                if self._connections >= self._load.connections:
                     self._waited += 1
                 self._open_connections()
             due = self._following_due()
@@ -183,7 +190,7 @@ class Engine:
     def _has_all_connections(self) -> bool:
         """Say that each user of the closed loop has a connection, or that no more may be opened."""
         load = self._load
-        return len(self._connections) + len(self._connecting) >= min(load.users, load.connections)
+        return self._connections + len(self._connecting) >= min(load.users, load.connections)
 
     def _user_due(self, due_ns: int) -> None:
         """Let a user of the closed loop send at `due_ns`, unless the step is over by then."""
@@ -202,10 +209,9 @@ class Engine:
 
     def connected(self, connection: "Connection") -> None:
         """Take a new connection into service."""
-        self._connections.add(connection)
         self._opened += 1
-        self._peak = max(self._peak, len(self._connections))
         self._serve(connection)
+        self._peak = max(self._peak, self._connections)
 
     def free(self, connection: "Connection", at_ns: int) -> None:
         """Reuse a connection whose reply was complete at `at_ns`."""
@@ -215,6 +221,7 @@ class Engine:
             connection.send(at_ns, self._next_request())
             return
         else:
+            self._busy.discard(connection)
             self._idle[connection] = None
         self.freed(at_ns)
 
@@ -229,7 +236,7 @@ class Engine:
 
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that is closed or broken."""
-        self._connections.discard(connection)
+        self._busy.discard(connection)
         self._idle.pop(connection, None)
 
     def note(self, words: str) -> None:
@@ -250,13 +257,14 @@ class Engine:
 
     def _serve(self, connection: "Connection") -> None:
         if self._waiting and self._running:
+            self._busy.add(connection)
             connection.send(self._waiting.popleft(), self._next_request())
         else:
             self._idle[connection] = None
 
     def _open_connections(self) -> None:
         """Open as many connections as requests wait for, within the limits."""
-        room = min(self._load.connections - len(self._connections), _MAX_CONNECTING) - len(self._connecting)
+        room = min(self._load.connections - self._connections, _MAX_CONNECTING) - len(self._connecting)
         for _ in range(min(room, len(self._waiting) - len(self._connecting))):
             task = self._loop.create_task(self._open())
             self._connecting.add(task)
@@ -283,7 +291,7 @@ class Engine:
             return
         now = now_ns()
         self._lag_ns = max(self._lag_ns, now - self._sample_due_ns)
-        self._in_flight += _pack_sample(now, len(self._connections) - len(self._idle))
+        self._in_flight += _pack_sample(now, len(self._busy))
         self._samples += 1
         if self._samples % _SAMPLES_PER_SWEEP == 0:
             oldest = self._sweep(now)
@@ -301,9 +309,9 @@ class Engine:
     def _sweep(self, now: int) -> int:
         """Give up requests that are too old; return the due time of the oldest that is left, or `now`."""
         expired_ns = now - self._load.timeout_ns
-        oldest = min((c.due_ns for c in self._connections if c.busy), default=now)
+        oldest = min((c.due_ns for c in self._busy), default=now)
         if oldest < expired_ns:
-            for connection in [c for c in self._connections if c.busy and c.due_ns < expired_ns]:
+            for connection in [c for c in self._busy if c.due_ns < expired_ns]:
                 connection.give_up(Outcome.TIMEOUT, "timeout")
         while self._waiting and self._waiting[0] < expired_ns:
             self.fail(self._waiting.popleft(), 0, 0, Outcome.UNSENT, "no free connection before the timeout")
@@ -319,10 +327,10 @@ class Engine:
             {
                 "op": "progress",
                 "done": self._flushed + len(self._rows) // ROW_BYTES,
-                "busy": len(self._connections) - len(self._idle),
+                "busy": len(self._busy),
                 "waiting": len(self._waiting),
                 "oldest_ns": now - oldest,
-                "connections": len(self._connections),
+                "connections": self._connections,
             }
         )
 
@@ -337,7 +345,7 @@ class Engine:
 
     def _end_if_over(self) -> None:
         """End the step once nothing more falls due and nothing is in flight."""
-        if not self._running or self._waiting or len(self._connections) > len(self._idle):
+        if not self._running or self._waiting or self._busy:
             return
         now = now_ns()
         if now < self._load.start_ns:  # a step without any request ends when it begins
