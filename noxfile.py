@@ -12,7 +12,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
-TEST_TOOLS = ("pytest>=8.3", "scipy>=1.13")
+TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
 
 
 @nox.session
@@ -39,17 +39,26 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine against wrk, and the default scenario against its known truth; prints tables."""
+    """Measure the engine beside wrk and Locust, and the default scenario against its known truth; prints tables."""
+    session.install("-e", ".", *TEST_TOOLS, "locust")
+    for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):
+        session.run("python", "-m", f"tests.bench.{name}")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed a million reply streams to the engine's connections; arguments after -- are another number and a seed."""
     session.install("-e", ".", *TEST_TOOLS)
-    session.run("python", "-m", "tests.bench.engine_cost", *session.posargs)
-    session.run("python", "-m", "tests.bench.default_scenario", *session.posargs)
+    session.run("python", "-m", "tests.faults.fuzz", *(session.posargs or ["1000000"]))
 
 
 @nox.session(venv_backend="none")
 def readme(session: nox.Session) -> None:
-    """Run the README's two commands in a fresh clone elsewhere, as a stranger would."""
-    commands = re.findall(r"^python3 -m venv .*$", Path("README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    """Run the README's long commands in a fresh clone elsewhere, as a stranger would."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python3 -m venv .*$|^opfind selfcheck$", text, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         session.run("git", "clone", "-q", ".", folder, external=True)
         for command in commands:
-            session.run("bash", "-c", f"cd {shlex.quote(folder)} && time ({command})", external=True)
+            in_place = f"cd {shlex.quote(folder)} && PATH=.venv/bin:$PATH && time ({command})"
+            session.run("bash", "-c", in_place, external=True)

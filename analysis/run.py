@@ -16,8 +16,11 @@ from analysis.sla import SLA
 from analysis.step import Outcome, Reason, Step, StepResult
 
 FORMAT = "opfind-run"
-VERSION = 1
-HISTORY = ("1: first version",)
+VERSION = 2
+HISTORY = (
+    "1: first version",
+    "2: a load without a search: answer is null; without an SLA too: slas is empty, judgement is null; wrong replies",
+)
 BLOCK_NS = 1_000_000_000
 BIN_NS = 100_000_000
 
@@ -34,18 +37,18 @@ class StepRecord:
         aborted: Stopped early, by overload or by the user.
         drained: Nothing timed out.
         reasons: Why the step is not sound; shown, not fitted.
-        counts: Requests by outcome name; they sum to the offered ones.
+        counts: Requests by outcome name; they sum to the offered ones. An older file may lack a name: none were so.
         offered_rps: Requests due per second of the time over which they fell due.
         achieved_rps: Successful replies per second, from the step's start to its last request's end, or to the step's
             nominal end if that is later.
-        judgement: The verdict and the bound that decided it.
+        judgement: The verdict and the bound that decided it; None without an SLA.
         p50: Median response time from the due time, seconds; None where it falls among failures.
         p95: 95th percentile.
         p99: 99th percentile.
         blocks: Response time from the due time, one histogram per second of due time; failures are overflow.
         service: Latency from the actual send, whole step; failures are overflow. None: not recorded.
         completions: Replies completed per 100 ms bin since the step's start.
-        client: The generator's own health, plain numbers by name (see `loadgen.fleet`).
+        client: The generator's own health, plain numbers by name (see `loadgen.health.health`).
         errors: Requests by what went wrong, in words, the most frequent first.
         server: What the server said of itself, or None.
     """
@@ -60,7 +63,7 @@ class StepRecord:
     counts: Mapping[str, int]
     offered_rps: float
     achieved_rps: float
-    judgement: Judgement
+    judgement: Judgement | None
     p50: Estimate | None
     p95: Estimate | None
     p99: Estimate | None
@@ -102,7 +105,7 @@ class StepRecord:
             counts=result.counts,
             offered_rps=result.offered / result.offered_span_s,
             achieved_rps=result.counts["ok"] / (span_ns / 1e9),
-            judgement=judge(result, slas),
+            judgement=judge(result, slas) if slas else None,
             p50=p50,
             p95=p95,
             p99=p99,
@@ -149,9 +152,9 @@ class Run:
     Attributes:
         scenario: What was to be run, as plain values, secrets masked.
         environment: Machine, kernel, Python, package versions, git commit, seed, command line.
-        slas: Every SLA that was to hold.
+        slas: Every SLA that was to hold; a load by hand may have none.
         steps: In the order in which they ran.
-        answer: The operating point.
+        answer: The operating point; None where nothing was searched: a single load, run by hand.
         exit_code: What the command ended with.
         started_at: UTC, ISO 8601.
         wall_s: From start to answer, seconds.
@@ -161,7 +164,7 @@ class Run:
     environment: Mapping[str, Any]
     slas: tuple[SLA, ...]
     steps: tuple[StepRecord, ...]
-    answer: OperatingPoint
+    answer: OperatingPoint | None
     exit_code: int
     started_at: str
     wall_s: float
@@ -172,7 +175,7 @@ class Run:
         for record in self.steps:
             plain = {f.name: getattr(record, f.name) for f in fields(record)}
             plain["step"] = asdict(record.step)
-            plain["judgement"] = asdict(record.judgement)
+            plain["judgement"] = asdict(record.judgement) if record.judgement else None
             plain["reasons"] = [asdict(reason) for reason in record.reasons]
             plain["blocks"] = [block.as_json() for block in record.blocks]
             plain["service"] = record.service.as_json() if record.service else None
@@ -190,7 +193,7 @@ class Run:
             "started_at": self.started_at,
             "wall_s": self.wall_s,
             "exit_code": self.exit_code,
-            "answer": asdict(self.answer),
+            "answer": asdict(self.answer) if self.answer else None,
             "slas": [asdict(sla) for sla in self.slas],
             "scenario": dict(self.scenario),
             "environment": dict(self.environment),
@@ -213,7 +216,7 @@ class Run:
             environment=data["environment"],
             slas=tuple(SLA(**sla) for sla in data["slas"]),
             steps=tuple(_record_from_json(step) for step in data["steps"]),
-            answer=_answer_from_json(data["answer"]),
+            answer=_answer_from_json(data["answer"]) if data["answer"] else None,
             exit_code=data["exit_code"],
             started_at=data["started_at"],
             wall_s=data["wall_s"],
@@ -238,7 +241,8 @@ def _answer_from_json(data: Mapping[str, Any]) -> OperatingPoint:
 def _record_from_json(data: Mapping[str, Any]) -> StepRecord:
     plain = dict(data)
     plain["step"] = Step(**plain["step"])
-    plain["judgement"] = Judgement(**{**plain["judgement"], "verdict": Verdict(plain["judgement"]["verdict"])})
+    if judged := plain["judgement"]:
+        plain["judgement"] = Judgement(**{**judged, "verdict": Verdict(judged["verdict"])})
     plain["reasons"] = tuple(Reason(**reason) for reason in plain["reasons"])
     plain["blocks"] = tuple(Histogram.from_json(block) for block in plain["blocks"])
     plain["service"] = Histogram.from_json(plain["service"]) if plain["service"] else None

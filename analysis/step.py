@@ -18,6 +18,7 @@ class Outcome(IntEnum):
     TIMEOUT = 5
     LOST = 6  # its worker died
     UNSENT = 7  # due before the step ended, never put on the wire
+    WRONG_REPLY = 8  # its status was expected, its contents were not
 
 
 @dataclass(frozen=True, slots=True)

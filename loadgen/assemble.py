@@ -6,23 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import scenarios
-from analysis import SLA
+from analysis import SLA, Step
 from loadgen.errors import UsageError
 from scenarios import Scenario
+from scenarios.scenario import BODY_KEYS
 
 _FIELDS = {
-    "target": {"url": "url", "method": "method", "timeout": "timeout_s"},
+    "target": {
+        "url": "url",
+        "method": "method",
+        "timeout": "timeout_s",
+        "cacert": "cacert",
+        "insecure": "insecure",
+        "cert": "cert",
+        "key": "key",
+        "unix_socket": "unix_socket",
+        "re_resolve": "re_resolve_s",
+        "shuffle": "shuffle",
+    },
+    "expect": {"expect_status": "status", "expect_body_regex": "body_regex"},
     "load": {
         "mode": "mode",
         "start_rps": "start_rps",
         "max_rps": "max_rps",
         "max_users": "max_users",
         "connections": "connections",
+        "think": "think_s",
     },
     "search": {"precision": "precision", "budget": "budget_s", "seed": "seed"},
 }
 _OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "arrivals")
-_CLOSED_ONLY = ("max_users",)
+_OF_A_URL = ("cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
+_CLOSED_ONLY = ("max_users", "think")
 
 
 def assemble(given: Mapping[str, Any]) -> Scenario:
@@ -34,36 +49,77 @@ def assemble(given: Mapping[str, Any]) -> Scenario:
     Raises:
         UsageError: A flag, or the file, breaks a rule; or nothing says which SLA must hold.
     """
+    scenario = _scenario(given, remedy="change --mode")
+    if not scenario.slas:
+        raise UsageError("there is no SLA: say what must hold, such as --sla-p99 200ms or --sla 'p95<80ms'")
+    return scenario
+
+
+def assemble_load(given: Mapping[str, Any]) -> tuple[Scenario, Step]:
+    """Read the flags of a single load: the scenario as `assemble` does, its SLAs optional, and the step to run.
+
+    Raises:
+        UsageError: As in `assemble`; or not exactly one of `--users` and `--rate` says how much load.
+    """
+    users, rate_rps = given["users"], given["rate"]
+    if (users is None) == (rate_rps is None):
+        raise UsageError("say how much load: either --users 64, a closed loop, or --rate 5000, an open one")
+    mode, other = ("open", "use --users") if users is None else ("closed", "use --rate")
+    scenario = _scenario({**given, "mode": mode}, remedy=other)
+    step = Step(
+        rate_rps=rate_rps, users=users, duration_s=given["duration"], arrivals=scenario.load.arrivals,
+        seed=scenario.search.seed, purpose="load",
+    )  # fmt: skip
+    return scenario, step
+
+
+def _scenario(given: Mapping[str, Any], *, remedy: str) -> Scenario:
+    """Read the scenario; `remedy` says how to get the load mode in which a flag has a meaning."""
     try:
         base = scenarios.load(given["scenario"])
         scenario = scenarios.load(given["scenario"], _changes(given, base))
     except scenarios.ScenarioError as error:
         raise UsageError(str(error)) from None
+    if scenario.target.url is None:
+        for name in _OF_A_URL:
+            if getattr(scenario.target, name) not in (None, False):
+                flag = f"--{name.removesuffix('_s').replace('_', '-')}"
+                raise UsageError(f"{flag} has no meaning for the bundled reference server: drop it or give a URL")
     of_other = _OPEN_ONLY if scenario.load.mode == "closed" else _CLOSED_ONLY
     for name in of_other:
-        if given[name] is not None:
+        if given.get(name) is not None:
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} has no meaning in the {scenario.load.mode} load mode: drop it or change --mode")
+            raise UsageError(f"{flag} has no meaning in the {scenario.load.mode} load mode: drop it or {remedy}")
     return scenario
 
 
 def _changes(given: Mapping[str, Any], base: Scenario) -> dict[str, Any]:
     """Return what the flags change, as `scenarios.load` takes it."""
     changes: dict[str, Any] = {
-        table: {field: given[flag] for flag, field in fields.items() if given[flag] is not None}
+        table: {field: given[flag] for flag, field in fields.items() if given.get(flag) is not None}
         for table, fields in _FIELDS.items()
     }
-    if given["body"] is not None:
-        changes["target"]["body"] = scenarios.read_body(given["body"], Path())
+    changes["target"] = _bodies(given) | changes["target"]
+    if given.get("expect_json"):
+        changes["expect"]["json"] = given["expect_json"]
     if given["headers"]:
         changes["target"]["headers"] = _headers(base.target.headers, given["headers"])
     if given["workers"] is not None:
         changes["load"]["workers"] = None if given["workers"] == "auto" else given["workers"]
     if given["arrivals"] is not None:
         changes["load"] |= _arrivals(*given["arrivals"])
-    if given["require_rps"] is not None:
+    if given.get("require_rps") is not None:
         changes["require_rps"] = given["require_rps"]
     return {**changes, "slas": _slas(given, base.slas)}
+
+
+def _bodies(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the flags say of bodies, which replaces all that the file says of them."""
+    found: dict[str, Any] = {name: given[name] for name in BODY_KEYS if given.get(name) is not None}
+    for name, read in (("body", scenarios.read_body), ("body_template", scenarios.read_text)):
+        if name in found:
+            found[name] = read(found[name], Path())
+    return {**dict.fromkeys(BODY_KEYS), "shuffle": False, **found} if found else {}
 
 
 def _arrivals(name: str, detail: str) -> dict[str, Any]:
@@ -81,8 +137,6 @@ def _slas(given: Mapping[str, Any], in_file: tuple[SLA, ...]) -> tuple[SLA, ...]
     texts = [("--sla-p99", f"p99<{given['sla_p99']}")] if given["sla_p99"] is not None else []
     texts += [("--sla", text) for text in given["slas"]]
     slas = tuple(_parse_sla(flag, text) for flag, text in texts) or in_file
-    if not slas:
-        raise UsageError("there is no SLA: say what must hold, such as --sla-p99 200ms or --sla 'p95<80ms'")
     budget = given["error_budget"]
     return slas if budget is None else tuple(replace(sla, error_budget=budget) for sla in slas)
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,9 +19,10 @@ from loadgen import flags, shadow
 from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
-    from analysis import Run
+    from analysis import Run, Step
     from loadgen.session import Finished
     from scenarios import Scenario
+    from scenarios.scenario import Target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +114,24 @@ _RUN = {
         _flag("--method", "METHOD", "[default: POST with a body, else GET]"),
         _flag("-H --header headers", "'NAME: VALUE'", "Repeatable; no secret is kept.", flags.header, multiple=True),
         _flag("--body", "TEXT|@FILE", "Sent with each request, as JSON unless -H says otherwise."),
+        _flag("--body-lines", "FILE", "One JSON body a line, sent in turn, round and round."),
+        click.Option(["--shuffle"], is_flag=True, default=None, help="Send the lines in another order each round."),
+        _flag("--body-template", "TEXT|@FILE", "Jinja with random fields: int(1, 9), float(0, 1), choice('a', 'b'), "
+              "words(20), ints(8, 0, 255), floats(8, 0, 1), uuid(), seq. Up to 65536 bodies (64 MiB), then again."),
         _flag("--timeout", "TIME", "Give up a request after this. [default: 10 x SLA, at least 2s]", flags.duration_s),
+    ],
+    "Reply": [
+        _flag("--expect-status", "LIST", "Success is one of these, such as 200,404. [default: 2xx]"),
+        _flag("--expect-body-regex", "REGEX", "The body must contain a match (Python's re)."),
+        _flag("--expect-json", "/POINTER=VALUE", "The JSON at this place must equal VALUE; repeatable.", multiple=True),
+    ],
+    "Connection": [
+        _flag("--cacert", "FILE", "Trust the certificates of these authorities. [default: the system's]"),
+        click.Option(["--insecure"], is_flag=True, default=None, help="Take any certificate; the report says so."),
+        _flag("--cert", "FILE", "Certificate of the client, PEM."),
+        _flag("--key", "FILE", "Its private key. [default: in --cert]"),
+        _flag("--unix-socket", "PATH", "Connect here; Host and path are the URL's."),
+        _flag("--re-resolve", "TIME", "Look the host up again so often. [default: only once]", flags.duration_s),
     ],
     "Load": [
         _flag("--mode", "open|closed", "Arrivals by a schedule, or users who wait. [default: open]", type=_LOAD_MODES),
@@ -134,6 +153,27 @@ _RUN = {
         click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout, words on stderr."),
     ],
 }  # fmt: skip
+_SHARED = {option.name: option for options in _RUN.values() for option in options}
+_LOAD = {
+    "Load": [
+        _flag("--users", "N", "Closed loop: so many wait for their reply, then ask again.", flags.count),
+        _flag("--rate", "RATE", "Open loop: so many a second fall due, answered or not.", flags.rate_rps),
+        _flag("-d --duration", "TIME", "How long requests fall due. [default: 10s]", flags.duration_s, default="10s"),
+        _flag("--think", "TIME", "With --users: mean pause before a user asks again. [default: 0s]", flags.duration_s),
+        *(_SHARED[name] for name in ("arrivals", "connections", "workers", "seed", "scenario")),
+    ],
+    **{title: options for title, options in _RUN.items() if title not in ("SLA", "Load", "Search", "Output")},
+    "SLA, if the load is to be judged": [_SHARED[name] for name in ("sla_p99", "slas", "error_budget")],
+    "Output": _RUN["Output"],
+}  # fmt: skip
+_SELFCHECK = {
+    "Load": [
+        _SHARED["workers"],
+        _flag("--connections", "N", "That the closed loop keeps busy. [default: 64]", flags.count),
+    ],
+    "Connection": [option for option in _RUN["Connection"] if option.name != "re_resolve"],
+    "Output": [_SHARED["as_json"]],
+}
 _SERVE = {
     "Server": [
         _flag("--host", "ADDRESS", "Listen here. [default: 127.0.0.1]", default="127.0.0.1"),
@@ -152,6 +192,25 @@ Exit codes: 0 found             3 undecided          70 internal error
             1 SLA not met       4 lower bound only   130, 143 interrupted
             2 usage             5 target failed
 """
+_LOAD_HELP = """Run one load by hand against the server at URL, or the bundled reference server: no search.
+
+\b
+opfind load http://127.0.0.1:8000/ --users 64 -d 60s
+opfind load http://127.0.0.1:8000/ --rate 5000 -d 60s --arrivals constant
+
+\b
+Exit codes: 0 measured          3 SLA undecided      70 internal error
+            1 SLA not met       4 client-limited     130, 143 interrupted
+            2 usage             5 target failed
+"""
+_SELFCHECK_HELP = """Measure this machine as a load generator: up to which rate, and for which SLA, is it to be trusted?
+
+It takes less than 20 s, against a server that does nothing. A server at URL gets 20 requests in a second.
+
+\b
+Exit codes: 0 measured               4 no rate can be trusted   70 internal error
+            2 usage                  5 URL unreachable          130, 143 interrupted
+"""
 
 
 @click.group(params=[_VERSION], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -163,18 +222,32 @@ def app() -> None:
 @click.argument("url", required=False)
 def run(output: Path | None, as_json: bool, **given: Any) -> int:
     """Find the operating point; see `_RUN_HELP`."""
+    return _measure(given, output, as_json=as_json, by_hand=False)
+
+
+@app.command(cls=_Command, sections=_LOAD, help=_LOAD_HELP, short_help="Run one load by hand, without a search.")
+@click.argument("url", required=False)
+def load(output: Path | None, as_json: bool, **given: Any) -> int:
+    """Run one load by hand; see `_LOAD_HELP`."""
+    return _measure(given, output, as_json=as_json, by_hand=True)
+
+
+def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_hand: bool) -> int:
+    """Search, or run one load by hand; write the files, print the answer, return the exit code."""
     folder: Path | None = None
     finished: Finished | None = None
     try:
         from loadgen import console, environment, session
-        from loadgen.assemble import assemble
+        from loadgen.assemble import assemble, assemble_load
         from loadgen.files import prepare
 
-        scenario, arguments = assemble(given), click.get_current_context().obj
+        scenario, step = assemble_load(given) if by_hand else (assemble(given), None)
+        arguments = click.get_current_context().obj
         folder = prepare(output)
         with session.interrupts() as seen:  # from here on an impatient Ctrl-C does not lose what was measured
-            with console.live(_title(scenario), sys.stderr) as show:
-                finished = session.run(scenario, environment=environment.collect(arguments), show=show, interrupts=seen)
+            with console.live(_title(scenario, step), sys.stderr) as show:
+                begin = partial(session.load, scenario, step) if step else partial(session.run, scenario)
+                finished = begin(environment=environment.collect(arguments), show=show, interrupts=seen)
             _save(finished, folder)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (--json owes its object whatever happens)
         if folder and not output and not finished:
@@ -182,10 +255,55 @@ def run(output: Path | None, as_json: bool, **given: Any) -> int:
                 folder.rmdir()  # nothing was measured; kept when it holds a traceback
                 folder = None
         sentence, code = _failure(error, folder)
-        _tell(finished.run if finished else None, folder, code, sentence, as_json=as_json)
+        _tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
         return _complain(sentence, code)
-    _tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json)
+    _tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
     return finished.run.exit_code
+
+
+@app.command(cls=_Command, sections=_SELFCHECK, help=_SELFCHECK_HELP, short_help="Measure this machine itself.")
+@click.argument("url", required=False)
+def selfcheck(workers: int | str | None, connections: int | None, as_json: bool, **target: Any) -> int:
+    """Measure this machine; see `_SELFCHECK_HELP`."""
+    checked, sentence = None, None
+    try:
+        from loadgen import console, session
+        from loadgen.health import usable_cores
+        from loadgen.selfcheck import USERS, measure
+
+        where = _target_of(target)
+        with session.interrupts() as seen, console.status("opfind selfcheck", sys.stderr) as say:
+            checked = measure(
+                where, workers=session.workers_of(workers if isinstance(workers, int) else None),
+                users=connections or USERS, cores=usable_cores(), say=say, is_over=lambda: bool(seen),
+            )  # fmt: skip
+        code = seen.exit_code or checked.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (--json owes its object whatever happens)
+        sentence, code = _failure(error, None)
+    if as_json and code != UsageError.exit_code:
+        from loadgen.selfcheck import as_json as plain
+        from loadgen.version import version
+
+        shown = plain(checked, exit_code=code, error=sentence, version=version())
+        _write(sys.stdout, lambda: click.echo(json.dumps(shown, allow_nan=False)))
+    if checked is not None:
+        stream, found = sys.stderr if as_json else sys.stdout, checked
+        _write(stream, lambda: console.print_selfcheck(found, stream))
+    return _complain(sentence, code) if sentence else code
+
+
+def _target_of(given: dict[str, Any]) -> "Target | None":
+    """Read a URL and how to reach it as a scenario's target; None without a URL."""
+    import scenarios
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes and "url" not in changes:
+        flag = next(iter(changes)).replace("_", "-")
+        raise UsageError(f"--{flag} has no meaning without a URL: drop it or give one")
+    try:
+        return scenarios.load("default", {"target": changes}).target if changes else None
+    except scenarios.ScenarioError as error:
+        raise UsageError(str(error)) from None
 
 
 @app.command(cls=_Command, sections=_SERVE, short_help="Serve the reference model server.")
@@ -204,14 +322,18 @@ def serve(host: str, port: int, device: str) -> int:
     return 0
 
 
-def _title(scenario: "Scenario") -> str:
+def _title(scenario: "Scenario", step: "Step | None") -> str:
     """Say in one line what runs."""
     from loadgen.mask import mask_url
 
     load = scenario.load
     how = f"{load.arrivals} arrivals" if load.mode == "open" else f"think time {load.think_s:g} s"
     where = mask_url(scenario.target.url) if scenario.target.url else "bundled reference server"
-    return f"opfind: {' and '.join(map(str, scenario.slas))}, {load.mode} loop, {how}, {where}"
+    what = " and ".join(map(str, scenario.slas))
+    if step is not None:
+        level = f"{step.users} users" if step.users else f"{step.rate_rps:g} req/s"
+        what = f"{level} for {step.duration_s:g} s" + (f", {what}" if what else "")
+    return f"opfind: {what}, {load.mode} loop, {how}, {where}"
 
 
 def _save(finished: "Finished", folder: Path) -> None:
@@ -223,13 +345,16 @@ def _save(finished: "Finished", folder: Path) -> None:
         raise finished.crash
 
 
-def _tell(run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool) -> None:
+def _tell(
+    run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool, by_hand: bool
+) -> None:
     """Print the answer, if there is one: as words, or as JSON on standard output and as words on standard error."""
     if as_json and code != UsageError.exit_code:
-        from loadgen.summary import summary
+        from loadgen.summary import load_summary, summary
         from loadgen.version import version
 
-        plain = summary(run, exit_code=code, error=error, folder=folder, version=version())
+        tell = load_summary if by_hand else summary
+        plain = tell(run, exit_code=code, error=error, folder=folder, version=version())
         _write(sys.stdout, lambda: click.echo(json.dumps(plain, allow_nan=False)))
     if run is not None and folder is not None:
         from loadgen import console

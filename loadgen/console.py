@@ -1,13 +1,14 @@
-"""The terminal: a live view of a running search, and its answer. The only file that imports rich."""
+"""The terminal: a live view of a search or a load, and its answer. The only file that imports rich."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
@@ -16,10 +17,15 @@ from rich.text import Text
 from analysis import Estimate, Run, Step, StepRecord, Verdict
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress, Show
-from reports import text
-from reports.headline import NOT_KNOWN, facts, headline
-from reports.steps import error_texts
+from loadgen.selfcheck import Selfcheck
+from loadgen.trust import SHARE, Row
+from reports import generator, text
+from reports.headline import facts, headline
+from reports.load import Load, SpectrumRow, latency, percent, shown, workers
+from reports.steps import caution, error_texts
+from reports.words import NOT_KNOWN
 
+_BAR = 30
 _QUEUED = 64
 _PATIENCE_S = 2.0
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow"}
@@ -90,7 +96,7 @@ def _drain(
 def _draw_lines(screen: Console, title: str, updates: Iterator[Progress]) -> None:
     screen.print(Text(_line(title)), soft_wrap=True)
     for progress in updates:
-        if progress.ended and progress.records:
+        if progress.ended and progress.records and not _is_by_hand(progress):  # of a load, the answer says it all
             screen.print(step_line(progress), soft_wrap=True)
 
 
@@ -106,7 +112,7 @@ def _draw_live(screen: Console, title: str, updates: Iterator[Progress]) -> None
 def step_line(progress: Progress) -> Text:
     """Return a finished step as one line, and a second one for each reason why it is not sound."""
     record = progress.records[-1]
-    verdict = record.judgement.verdict
+    verdict = _verdict(record)
     line = Text(f"step {record.index + 1:>3}  {record.step.purpose:<8}{_level(record.step):>16}")
     line.append(f"  {_sla_quantile(progress)} {_latency(progress.quantile):<22}")
     line.append(f"{verdict.upper():<9}", style=_STYLES[verdict])
@@ -120,28 +126,39 @@ def step_line(progress: Progress) -> Text:
 
 def view(progress: Progress, title: str, width: int, height: int) -> Group:
     """Return the live view of `width` columns and at most `height` rows."""
+    sla = progress.sla
     rows = [
-        Text(_line(title), style="bold"),
-        _row("step", f"{progress.index + 1} {progress.step.purpose}, {_level(progress.step)}", _step_time(progress)),
-        _verdict_row(progress),
-        _row(_sla_quantile(progress), _latency(progress.quantile), f"SLA {text.latency(progress.sla.limit_s)}"),
+        _row(_sla_quantile(progress), _latency(progress.quantile), f"SLA {text.latency(sla.limit_s)}" if sla else ""),
         _row(
             "load",
             f"offered {text.rate(progress.offered_rps)}, achieved {text.rate(progress.achieved_rps)}",
             f"in flight {progress.in_flight:,}",
         ),
-        _row("so far", _bracket(progress.records)),
-        _time_row(progress, width),
     ]
+    if sla:
+        rows.insert(0, _verdict_row(progress))
+    if not _is_by_hand(progress):
+        step = f"{progress.index + 1} {progress.step.purpose}, {_level(progress.step)}"
+        rows = [_row("step", step, _step_time(progress)), *rows, _row("so far", _bracket(progress.records))]
+    rows = [Text(_line(title), style="bold"), *rows, _time_row(progress, width)]
     plot_height = min(14, height - len(rows) - 3)
-    if plot_height >= 6 and width >= 40:
+    if sla and not _is_by_hand(progress) and plot_height >= 6 and width >= 40:
         name = "users" if progress.step.users is not None else "req/s achieved"
-        lines = plot(_marks(progress), progress.sla.limit_s, min(width, 100), plot_height, name)
+        lines = plot(_marks(progress), sla.limit_s, min(width, 100), plot_height, name)
         rows += [Text(), *(Text.assemble(*line) for line in lines)]
         rows.append(Text(_legend(progress), style="dim"))
     for row in rows:
         row.no_wrap, row.overflow = True, "ellipsis"
     return Group(*rows[: max(1, height - 1)])
+
+
+def _is_by_hand(progress: Progress) -> bool:
+    """Say that this is a single load: there is no search to show."""
+    return progress.step.purpose == "load"
+
+
+def _verdict(record: StepRecord) -> Verdict:
+    return record.judgement.verdict if record.judgement else Verdict.UNDECIDED
 
 
 def _row(name: str, value: str, note: str = "") -> Text:
@@ -176,8 +193,8 @@ def _step_time(progress: Progress) -> str:
 def _bracket(records: tuple[StepRecord, ...]) -> str:
     """Say between which loads the SLA ends, as the sound steps show it."""
     sound = [record for record in records if not record.reasons and record.step.purpose != "probe"]
-    holds = max((r.step.level for r in sound if r.judgement.verdict is Verdict.PASS), default=None)
-    fails = min((r.step.level for r in sound if r.judgement.verdict is Verdict.FAIL), default=None)
+    holds = max((r.step.level for r in sound if _verdict(r) is Verdict.PASS), default=None)
+    fails = min((r.step.level for r in sound if _verdict(r) is Verdict.FAIL), default=None)
     unit = "users" if records and records[-1].step.users is not None else "req/s"
     told = [
         f"{word} at {text.number(at)} {unit}" for word, at in (("holds", holds), ("fails", fails)) if at is not None
@@ -193,8 +210,8 @@ def _marks(progress: Progress) -> list[Mark]:
         Mark(
             x=x(record.step, record.achieved_rps),
             latency_s=past.value,
-            sign="·" if record.reasons else _SIGNS[record.judgement.verdict],
-            style="dim" if record.reasons else _STYLES[record.judgement.verdict],
+            sign="·" if record.reasons else _SIGNS[_verdict(record)],
+            style="dim" if record.reasons else _STYLES[_verdict(record)],
         )
         for record in progress.records
         if (past := getattr(record, _past_quantile(progress))) and past.value > 0
@@ -217,7 +234,7 @@ def _legend(progress: Progress) -> str:
 
 
 def _sla_quantile(progress: Progress) -> str:
-    return str(progress.sla).partition("<")[0]
+    return str(progress.sla).partition("<")[0] if progress.sla else "p99"
 
 
 def _level(step: Step) -> str:
@@ -240,24 +257,26 @@ def _line(untrusted: str) -> str:
 def print_answer(run: Run, folder: Path, stream: TextIO) -> None:
     """Print a finished run's answer: verdict, numbers, why it stopped, what to do next, where the files are."""
     head = headline(run)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(style="dim")
-    for fact in facts(run):
-        if run.answer.verdict != "found" and fact.value == NOT_KNOWN:
-            continue
-        table.add_row(Text(fact.name), Text(fact.value, style="bold"), Text(_line(fact.note)))
     label, title = (head.label, f"bold {_TONES[head.tone]}"), _line(head.title)
     opening = Text.assemble(label, title.removeprefix(head.label) if title.startswith(head.label) else f": {title}")
-    parts: list[Text | Padding] = [opening, Padding(table, (1, 0) if table.row_count else 0), Text(_line(head.limits))]
-    errors, _ = error_texts(run, limit=2)
-    if errors and (run.answer.verdict == "target_failed" or run.answer.limited_by == "error budget"):
+    load = shown(run)
+    numbers = _load_parts(load) if load else [_facts(run)]
+    parts: list[RenderableType] = [opening, *numbers, Text(_line(head.limits))]
+    if warning := caution(run):
+        parts.append(Text.assemble(("Caution: ", "bold red"), _line(warning)))
+    errors, _ = error_texts(run, limit=2 if run.answer else 8)
+    if errors and _is_about_errors(run):
         told = "; ".join(f"{error.count:,} x {_line(error.words)}" for error in errors)
         parts.append(Text.assemble(("Errors: ", "bold"), told))
+    if proof := generator.verdict(run):
+        parts.append(Text.assemble(("Generator: ", "bold"), proof))
     if head.advice:
         parts.append(Text.assemble(("Next: ", "bold"), _line(head.advice)))
     parts.append(Text.assemble(("Files: ", "bold"), _files(folder)))
+    _print(parts, stream)
+
+
+def _print(parts: list[RenderableType], stream: TextIO) -> None:
     screen = _console(stream)
     if screen.is_terminal:
         screen.print(Group(*parts))
@@ -268,6 +287,174 @@ def print_answer(run: Run, folder: Path, stream: TextIO) -> None:
     stream.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
+def _is_about_errors(run: Run) -> bool:
+    answer = run.answer
+    return answer is None or answer.verdict == "target_failed" or answer.limited_by == "error budget"
+
+
+def _facts(run: Run) -> Padding:
+    """Lay out the numbers of a search's answer; what is not known is left out where nothing was found."""
+    table = _grid()
+    for fact in facts(run):
+        if run.answer is not None and run.answer.verdict != "found" and fact.value == NOT_KNOWN:
+            continue
+        table.add_row(Text(fact.name), Text(fact.value, style="bold"), Text(_line(fact.note)))
+    return Padding(table, (1, 0) if table.row_count else 0)
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    return table
+
+
+def _load_parts(load: Load) -> list[RenderableType]:
+    """Lay out a load: throughput and books, the latency spectrum from due and from sent, the client's own part."""
+    record, client = load.record, load.record.client
+    rate = text.rate(record.achieved_rps)
+    above = [("Throughput", rate, f"of {text.rate(record.offered_rps)} offered"), ("Requests", load.accounts, "")]
+    if load.failures:
+        above.append(("Failed", load.failures, ""))
+    late = ", ".join(f"{name} {text.latency(client.get(f'lateness_{name}_s'))}" for name in ("p50", "p99", "max"))
+    below = [("Lateness", late, "the client's own, from due to send")]
+    if (cpu := client.get("cpu_us_per_request")) is not None:
+        below.append(("Client CPU", f"{text.number(cpu)} µs a request", workers(client)))
+    if (opened := client.get("connections_opened")) is not None:
+        below.append(("Connections", f"{client.get('connections', 0):,} at once", f"{opened:,} opened during the load"))
+    note = Padding(Text(load.note, style="dim"), (1, 0))
+    return [Padding(_named(above), (1, 0)), _spectrum(load.rows), note, _named(below), Text()]
+
+
+def _named(rows: list[tuple[str, str, str]]) -> Table:
+    """Lay out names, values and remarks."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value, note in rows:
+        table.add_row(name, Text.assemble(value, (f"  {note}" if note else "", "dim")))
+    return table
+
+
+def _spectrum(rows: list[SpectrumRow]) -> Table:
+    """Lay out the latency spectrum as HdrHistogram does, a bar beside each row; its dim end is time before the send."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("Latency", "from due", "from sent"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    longest = max((row.due_s for row in rows if isfinite(row.due_s)), default=1.0)
+    for row in rows:
+        due, sent = (round(_BAR * s / longest) if isfinite(s) else 0 for s in (row.due_s, row.sent_s))
+        bar = Text.assemble(("━" * min(sent, due), "cyan"), ("╌" * (due - sent), "cyan dim"))
+        table.add_row(percent(row.quantile), Text(latency(row.due_s), style="bold"), latency(row.sent_s), bar)
+    return table
+
+
 def _files(folder: Path) -> str:
     found = [name for name in _FILES if (folder / name).is_file()]
     return f"{folder}/ ({', '.join(found)})" if found else f"{folder}/"
+
+
+@contextmanager
+def status(title: str, stream: TextIO) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done, as long as it is; nothing elsewhere.
+
+    Drawn when told, and never between: a spinner would take the CPU that is being measured.
+    """
+    screen = _console(stream)
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        yield lambda _: None
+        return
+    with Live(
+        Text(title), console=screen, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as on:
+        yield lambda words: on.update(Text(_line(f"{title}: {words}")), refresh=True)
+
+
+def print_selfcheck(checked: Selfcheck, stream: TextIO) -> None:
+    """Print what a machine's numbers can be trusted for, and what was measured to know it."""
+    parts: list[RenderableType] = [_bench_line(checked)]
+    if checked.ceiling:
+        at = checked.ceiling
+        found = Text.assemble("at least ", (text.rate(at.rate_rps), "bold"), f" in a closed loop of {checked.users:,}")
+        used = f"{text.number(at.cpu_us_per_request)} µs CPU a request, {at.cpu_share:.0%} of a core"
+        rows = Table.grid(padding=(0, 2))
+        rows.add_row(Text("Ceiling", "dim"), found)
+        rows.add_row("", Text(f"{used}; null server {at.server_cpu_share:.0%}", "dim"))
+        parts.append(Padding(rows, (1, 0, 0, 0)))
+    if checked.rows:
+        parts += [Padding(_selfcheck_rows(checked.rows), (1, 0)), Text(_SELFCHECK_NOTE, style="dim")]
+    parts += [Text(), *_target_parts(checked), *_trust_parts(checked)]
+    _print(parts, stream)
+
+
+_SELFCHECK_NOTE = (
+    "Poisson arrivals, times in ms. Added: from the due time to the reply of a server that does nothing; late: until "
+    f"the send. SLA from: {1 / SHARE:.0f} times the added p99."
+)
+
+
+def _bench_line(checked: Selfcheck) -> Text:
+    cores = f"{checked.cores} core{'' if checked.cores == 1 else 's'}"
+    engines = f"{checked.workers} engine process{'' if checked.workers == 1 else 'es'}"
+    core = checked.null_server_core
+    shared = "on the same core: the truth is better" if checked.cores == 1 else "on any core"
+    where = shared if core is None else f"on core {core}"
+    return Text.assemble(("This machine: ", "bold"), f"{cores}, {engines}, {checked.pacing}, null server {where}")
+
+
+def _selfcheck_rows(rows: tuple[Row, ...]) -> Table:
+    """Lay out the steps; all times in ms, so that a column can be compared."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    heads = (
+        "offered\nreq/s", "done\n%", "added\np50", "\np99", "late\np50", "\np99", "\nmax", "CPU µs\n/req", "core\n%",
+        "SLA\nfrom",
+    )  # fmt: skip
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        times = (row.added_p50_s, row.added_p99_s, row.lateness_p50_s, row.lateness_p99_s, row.lateness_max_s)
+        told = Text(f"no: {row.flaw}", "red") if row.flaw else Text(text.latency(row.limit_s), "green")
+        table.add_row(
+            f"{row.rate_rps:,.0f}", f"{100 * row.achieved_share:.1f}", *(_ms(seconds) for seconds in times),
+            f"{row.cpu_us_per_request:.1f}", f"{100 * row.cpu_share:.0f}", told,
+        )  # fmt: skip
+    return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
+
+
+def _target_parts(checked: Selfcheck) -> list[RenderableType]:
+    target = checked.target
+    if target is None:
+        return []
+    tls = "" if target.tls_s is None else f", TLS {text.latency(target.tls_s)}"
+    told = Text.assemble(
+        ("Target: ", "bold"), f"{_line(target.url)}: connect {text.latency(target.connect_s)}{tls}, ",
+        f"response p50 {text.latency(target.response_p50_s)} ({target.requests} requests at 20 req/s)",
+    )  # fmt: skip
+    if checked.own_share is not None:
+        added = text.latency(checked.rows[0].added_p50_s)
+        told.append(f"; of this the generator and this machine add {added} ({checked.own_share:.1%})")
+    for words, count in list(target.errors.items())[:2]:
+        told.append(f"\n        {count} x {_line(words)}", style="yellow")
+    return [told, Text()]
+
+
+def _trust_parts(checked: Selfcheck) -> list[RenderableType]:
+    """Say in one sentence what can be trusted, what ends it, and what to do."""
+    trust = checked.trust
+    if trust is None:
+        return [Text("Interrupted: there is no conclusion.", style="bold yellow")]
+    if trust.rate_rps is None or trust.limit_s is None:
+        head = Text("Trust no latency measured from this machine as it is, at any rate.", style="bold red")
+    else:
+        best = f"Trust rates up to {text.rate(trust.rate_rps)} and SLA limits down to {text.latency(trust.limit_s)}"
+        if trust.fine_rps is not None:
+            best += f"; up to {text.rate(trust.fine_rps)}, limits down to {text.latency(trust.fine_limit_s)}"
+        head = Text(f"{best}.", style="bold green")
+    limit = Text.assemble(("Limited by: ", "bold"), f"{trust.limited_by}.")
+    return [head, limit, Text.assemble(("Next: ", "bold"), trust.advice)]

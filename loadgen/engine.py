@@ -234,6 +234,11 @@ class Engine:
         elif self._running:
             self._user_due(at_ns + max(pause_ns, next(load.think) if load.think else 0))
 
+    def retire(self) -> None:
+        """Close every connection as it becomes idle: the place that they lead to is gone."""
+        for connection in [*self._busy, *self._idle]:
+            connection.retire()
+
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that is closed or broken."""
         self._busy.discard(connection)

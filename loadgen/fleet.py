@@ -6,7 +6,7 @@ import resource
 import selectors
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -16,17 +16,19 @@ from analysis import Histogram, Outcome, Reason, Step, StepProgress, StepResult
 from loadgen import child
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import OpfindError, UsageError
-from loadgen.health import health, reasons
+from loadgen.health import SPARE_FILES, health, reasons, usable_cores
 from loadgen.messages import Unpacker, pack
+from loadgen.resolver import Resolver
 from loadgen.rows import Rows, Table
 from loadgen.target import Endpoint
 from loadgen.worker import load_of
+from loadgen.workload import Workload
 
 _VIEW_ROWS = 100_000  # a live view judges at most so many, so that watching a long step stays cheap
 _LEAD_NS = 20 * NS_PER_MS  # workers learn of a step this long before it starts
-_SPARE_FDS = 64
 _READY_S = 30.0
 _SILENCE_S = 30.0  # a worker that is so long overdue hangs; it is ended, and its requests are lost
+COALESCE_NS = NS_PER_MS // 8
 ABANDONED = Reason("client", "the run was interrupted, and what was in flight was given up")
 
 Watch = Callable[["StepView"], None]
@@ -38,14 +40,20 @@ class Setup:
 
     Attributes:
         endpoint: The target.
-        request: Bytes of the request.
+        request: Bytes of the request; of a workload, how each begins.
         timeout_ns: A request is given up this long after its due time.
         connections: Most open connections, all workers together.
         workers: Engine processes.
         think_s: Mean think time of a closed-loop user, seconds.
         cv: Coefficient of variation of gamma arrivals.
         replay: Due times to replay, seconds.
+        workload: Requests that are not all the same, or None.
+        expect: What a reply must be, the plain form of `scenarios.expect.Expect`; None: any 2xx will do.
+        re_resolve_s: Resolve the target's host again so often, seconds; None: never.
         lateness_limit_ns: A step whose p99 send lateness is above this is limited by the client.
+        coalesce_ns: At high rates, what falls due within this leaves together, times the number of workers: so many
+            wake-ups a second are made by all of them together.
+        window_ns: Arrivals are counted in windows of this width, to prove that they left as the schedule says.
     """
 
     endpoint: Endpoint
@@ -56,7 +64,12 @@ class Setup:
     think_s: float = 0.0
     cv: float = 1.0
     replay: tuple[float, ...] = ()
+    workload: Workload | None = None
+    expect: Mapping[str, Any] | None = None
+    re_resolve_s: float | None = None
     lateness_limit_ns: int = 10 * NS_PER_MS
+    coalesce_ns: int = COALESCE_NS
+    window_ns: int = 10 * NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,6 +121,8 @@ class Fleet:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self.pacing = ""
+        self._played = 0  # requests of the workload so far: a step goes on where the last one ended
+        self._resolver = Resolver(setup.endpoint, setup.re_resolve_s) if setup.re_resolve_s else None
         self._selector = selectors.DefaultSelector()
         self._members = [_Member(index) for index in range(setup.workers)]
         for member in self._members:
@@ -128,8 +143,15 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def workload(self) -> dict[str, Any] | None:
+        """Return what to note of the requests in the run file; None where all are the same."""
+        return self._setup.workload.told() if self._setup.workload else None
+
     def close(self) -> None:
         """End the engine processes: they end when their pipe closes."""
+        if self._resolver:
+            self._resolver.close()
         for member in self._members:
             with contextlib.suppress(OSError):
                 member.stdin.close()
@@ -147,11 +169,21 @@ class Fleet:
         return {
             "endpoint": asdict(setup.endpoint),
             "request": setup.request,
+            "workload": asdict(setup.workload) if setup.workload else None,
+            "expect": setup.expect,
             "timeout_ns": setup.timeout_ns,
             "connections": max(1, len(range(index, setup.connections, setup.workers))),
             "think_s": setup.think_s,
+            "coalesce_ns": setup.coalesce_ns,
             "arrivals": {"cv": setup.cv, "replay": list(setup.replay)},
         }
+
+    def _follow_name(self) -> None:
+        """Tell the workers when the target's name leads to another address."""
+        if self._resolver and self._resolver.refresh():
+            endpoint = self._resolver.endpoint
+            for member in self._members:
+                member.tell(op="address", address=endpoint.address, family=endpoint.family)
 
     def _receive(self, timeout_s: float) -> list[tuple[_Member, dict[str, Any]]]:
         """Read what workers have sent; an ended pipe marks its worker dead."""
@@ -187,9 +219,11 @@ class Fleet:
         members = [member for member in self._members if member.is_alive]
         if not members:
             raise OpfindError("every engine process has died")
+        self._follow_name()
         start_ns = now_ns() + _LEAD_NS
         for place, member in enumerate(members):  # the living share the load: a dead one takes none of it
-            member.begin(asdict(step) | {"start_ns": start_ns, "worker": place, "workers": len(members)})
+            shared = {"start_ns": start_ns, "first": self._played, "workers": len(members)}
+            member.begin(asdict(step) | shared | {"worker": place})
         deadline_ns = start_ns + round((step.duration_s + _SILENCE_S) * NS_PER_S) + 2 * self._setup.timeout_ns
         stopped_ns: int | None = None
         was_abandoned = False
@@ -201,6 +235,7 @@ class Fleet:
                 now = now_ns()
                 if now - asked_ns >= 100 * NS_PER_MS:
                     asked_ns = now
+                    self._follow_name()
                     if stopped_ns is None and overloaded(_progress(members, now - start_ns)):
                         stopped_ns = now
                         _tell_all(members, "stop")
@@ -216,7 +251,9 @@ class Fleet:
             # A stop that came after the last due time cut nothing off.
             is_aborted = stopped_ns is not None and stopped_ns < start_ns + round(step.duration_s * NS_PER_S)
             extra = (ABANDONED,) if was_abandoned else ()
-            return self._finish(step, start_ns, members, rows.columns(), extra, is_aborted=is_aborted)
+            result, client, errors = self._finish(step, start_ns, members, rows.columns(), extra, is_aborted=is_aborted)
+        self._played += result.offered
+        return result, client, errors
 
     def _lost(self, members: list[_Member], stopped_ns: int | None, rows: Rows) -> Table:
         """Account for what dead workers were to send: everything that was due and did not come back is lost."""
@@ -261,10 +298,17 @@ class Fleet:
         due, sent, first, done, outcome, _ = columns
         end_ns = max([message["at_ns"] for message in ended], default=now_ns())
         end_ns = max(end_ns, start_ns, int(done.max(initial=start_ns)))
-        client = health(columns, ended, (end_ns - start_ns) / NS_PER_S)
+        client = health(
+            step, columns, ended, errors, start_ns=start_ns, end_ns=end_ns, window_ns=self._setup.window_ns,
+            cv=self._setup.cv,
+        )  # fmt: skip
+        if self._resolver:
+            client |= self._resolver.told()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         found = reasons(
-            columns, client, connections=self._setup.connections, lateness_limit_ns=self._setup.lateness_limit_ns,
-            dead=dead,
+            columns, client, errors, connections=self._setup.connections,
+            lateness_limit_ns=self._setup.lateness_limit_ns, dead=dead, cores=usable_cores(),
+            files=None if files == resource.RLIM_INFINITY else files,
         )  # fmt: skip
         result = StepResult.from_arrays(
             step, due, done, outcome.astype(np.uint8), aborted=is_aborted, sent_ns=sent, first_byte_ns=first,
@@ -281,11 +325,11 @@ def affordable_connections(asked: int) -> int:
         UsageError: Not even one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = asked if hard == resource.RLIM_INFINITY else min(asked, hard - _SPARE_FDS)
+    most = asked if hard == resource.RLIM_INFINITY else min(asked, hard - SPARE_FILES)
     if most < 1:
         raise UsageError(f"only {hard} files may be open, which leaves none for connections: raise 'ulimit -Hn'")
-    if soft != resource.RLIM_INFINITY and soft < most + _SPARE_FDS:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most + _SPARE_FDS, hard))
+    if soft != resource.RLIM_INFINITY and soft < most + SPARE_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + SPARE_FILES, hard))
     return most
 
 
@@ -304,7 +348,8 @@ def _take(member: _Member, message: dict[str, Any], rows: Rows) -> None:
             member.lateness.record(np.frombuffer(message["late"], dtype=np.int64))
             member.in_flight += message["in_flight"]
         case "ended":
-            member.ended = {**message, "lateness": member.lateness, "in_flight": bytes(member.in_flight)}
+            told = {"worker": member.index, "lateness": member.lateness, "in_flight": bytes(member.in_flight)}
+            member.ended = message | told
 
 
 def _kill_silent(members: list[_Member]) -> None:

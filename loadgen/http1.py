@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         sent_ns: When it was written.
         first_ns: When its reply began; 0 before that, and while idle.
         busy: A request is under way.
+        is_last: No request follows the one under way.
     """
 
     __slots__ = (
@@ -37,12 +38,16 @@ class Connection(asyncio.Protocol):
         "_engine",
         "_fd",
         "_feed",
+        "_has_excess",
         "_head",
+        "_keeps_alive",
+        "_outcome",
         "_parser",
         "_transport",
         "busy",
         "due_ns",
         "first_ns",
+        "is_last",
         "sent_ns",
     )
     _judges: ClassVar[bool] = False  # a reply of 2xx, too, is judged by `_judge`
@@ -53,7 +58,9 @@ class Connection(asyncio.Protocol):
         self._fd = _NO_FD
         self._head = b""
         self._at_ns = 0
-        self.busy = False
+        self._outcome: int | None = None  # of a reply that has ended in what is being parsed
+        self._has_excess = self._keeps_alive = False
+        self.busy = self.is_last = False
         self.due_ns = self.sent_ns = self.first_ns = 0
         self._renew_parser()
 
@@ -87,6 +94,13 @@ class Connection(asyncio.Protocol):
             self.busy = False
             self._engine.fail(self.due_ns, self.sent_ns, self.first_ns, outcome, words)
 
+    def retire(self) -> None:
+        """Close: now if idle, else when the reply under way is complete."""
+        self.is_last = True
+        if not self.busy:
+            self._transport.close()
+            self._engine.forget(self)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,12 +130,18 @@ class Connection(asyncio.Protocol):
             self.give_up(Outcome.PROTOCOL_ERROR, "the target switched to another protocol")
         except HttpParserError as error:
             self.give_up(Outcome.PROTOCOL_ERROR, f"not HTTP/1.1: {error}")
+        else:
+            if self._outcome is not None:
+                self._end(self._outcome)
 
     def eof_received(self) -> None:
         """End a reply that has no length of its own: its end is the end of the stream (RFC 9112, section 6.3)."""
-        if self.busy and _HEAD_END in self._head and not _HAS_LENGTH.search(self._head) and self.first_ns:
+        head_bytes = self._head.find(_HEAD_END)
+        if self.busy and self.first_ns and head_bytes >= 0 and not _HAS_LENGTH.search(self._head, 0, head_bytes + 2):
             self._at_ns = now_ns()
             self.on_message_complete()
+            if self._outcome is not None:
+                self._end(self._outcome)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the target closed or reset the connection."""
@@ -136,22 +156,33 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_complete(self) -> None:
-        """Record the request, and take the next one."""
-        parser = self._parser
-        status = parser.get_status_code()
+        """Judge the reply; an interim one is passed over."""
+        status = self._parser.get_status_code()
         if status < 200:  # llhttp reports each interim reply as a message of its own
             self._head = self._head.partition(_HEAD_END)[2]
             return
-        first, at = self.first_ns, self._at_ns
-        if not first or not self.busy:
+        if self._outcome is None:
+            self._keeps_alive = self._parser.should_keep_alive()
+            self._outcome = _OK if status < 300 and not self._judges else int(self._judge(status))
+
+    def on_message_begin(self) -> None:
+        """Notice that another reply begins behind the one that has ended."""
+        self._has_excess = self._outcome is not None
+
+    def _end(self, outcome: int) -> None:
+        """Record the request once all that was read is parsed, and take the next one.
+
+        Not before: what stands behind a reply must not be taken for the reply to a request that is sent meanwhile.
+        """
+        self._outcome = None
+        if self._has_excess:
             self.give_up(Outcome.PROTOCOL_ERROR, "a second reply to one request")
             return
-        outcome = _OK if status < 300 and not self._judges else int(self._judge(status))
+        engine, at = self._engine, self._at_ns
         self.busy = False
+        engine.record(pack_row(self.due_ns, self.sent_ns, self.first_ns, at, outcome))
         self.first_ns = 0
-        engine = self._engine
-        engine.record(pack_row(self.due_ns, self.sent_ns, first, at, outcome))
-        if parser.should_keep_alive():
+        if self._keeps_alive and not self.is_last:
             engine.free(self, at)
         else:
             self._transport.close()
@@ -179,10 +210,12 @@ class HeadConnection(Connection):
 
     def on_headers_complete(self) -> None:
         """Take the headers for the whole reply; llhttp would wait for a body, so the parser is renewed."""
-        is_final = self._parser.get_status_code() >= 200
         Connection.on_message_complete(self)
-        if is_final:
-            self._renew_parser()
 
     def on_message_complete(self) -> None:
         """Do nothing: the headers have ended the reply."""
+
+    def _end(self, outcome: int) -> None:
+        """Renew the parser, for the old one waits for a body."""
+        self._renew_parser()
+        super()._end(outcome)

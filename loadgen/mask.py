@@ -22,7 +22,8 @@ _SECRET_NAME = re.compile(r"key|token(?!s)|secret|pass|pwd|auth|sig|cred|session
 _SECRET_VALUE = re.compile(r"[A-Za-z0-9_.~+/=%-]{24,}")
 # With a scheme, or without one but with a login.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+|[^\s'\"<>()/@:]+:[^\s'\"<>/@]+@[^\s'\"<>]+", re.IGNORECASE)
-SWITCHES = frozenset({"--json", "--help", "-h", "--version"})  # every other flag takes a value
+# Every other flag takes a value.
+SWITCHES = frozenset({"--json", "--insecure", "--shuffle", "--help", "-h", "--version"})
 
 
 def mask_header(name: str, value: str) -> str:
@@ -86,20 +87,24 @@ def _mask_value(flag: str, value: str) -> str:
     if flag in ("-H", "--header"):
         name, colon, secret = value.partition(":")
         return f"{name}: {mask_header(name, secret.strip())}" if colon else MASK
-    if flag == "--body" and not value.startswith("@"):
+    if flag in ("--body", "--body-template") and not value.startswith("@"):
         return MASK
     return mask_text(value)
 
 
 def mask(scenario: Scenario) -> dict[str, Any]:
-    """Return a scenario as plain values for the run file: header values and URL masked, the body as size and digest."""
+    """Return a scenario as plain values for the run file: header values and URL masked, bodies as size and digest."""
     plain: dict[str, Any] = msgspec.to_builtins(scenario, builtin_types=(bytes,))
     target: Mapping[str, Any] = plain["target"]
-    body: bytes | None = target["body"]
     plain["target"] = {
         **target,
         "url": mask_url(target["url"]) if target["url"] else None,
         "headers": {name: mask_header(name, value) for name, value in target["headers"].items()},
-        "body": None if body is None else {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()},
+        "body": _digest(target["body"]),
+        "body_template": _digest((target["body_template"] or "").encode() or None),
     }
     return plain
+
+
+def _digest(content: bytes | None) -> dict[str, Any] | None:
+    return None if content is None else {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -6,18 +6,18 @@ from analysis import SLA, Estimate, Judgement, Step, StepRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Show a search as it runs: about one a second, and one when a step ends.
+    """Show a search, or a load, as it runs: about one a second, and one when a step ends.
 
     Attributes:
         elapsed_s: Since the run's start, seconds.
-        budget_s: Of the run, seconds.
+        budget_s: Of the run, or of the load, seconds.
         index: Of the step, from 0.
         step: The load level that runs or has just ended.
         step_elapsed_s: Since the step's start, seconds.
         ended: The step is over; its record is the last of `records`.
-        sla: The SLA that the view holds the latency against (the first one).
-        judgement: The step's verdict so far, or None before the first block.
-        quantile: The SLA's quantile of the step so far, seconds, with its interval.
+        sla: The SLA that the view holds the latency against (the first one), or None.
+        judgement: The step's verdict so far, or None before the first block and without an SLA.
+        quantile: The SLA's quantile, or p99, of the step so far, seconds, with its interval.
         offered_rps: Requests due per second, so far in the step.
         achieved_rps: Successful replies per second, so far in the step.
         in_flight: Requests due and not ended.
@@ -30,7 +30,7 @@ class Progress:
     step: Step
     step_elapsed_s: float
     ended: bool
-    sla: SLA
+    sla: SLA | None
     judgement: Judgement | None
     quantile: Estimate | None
     offered_rps: float

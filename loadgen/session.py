@@ -1,13 +1,14 @@
-"""The loop of a run: search, step, result, until there is an answer. The only place that holds it."""
+"""The loop of a run: search, step, result, until there is an answer; and, on the same set-up, one step by hand."""
 
 import contextlib
-import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from analysis import (
@@ -21,23 +22,30 @@ from analysis import (
     StepProgress,
     StepRecord,
     StepResult,
+    Verdict,
     judge,
 )
 from analysis.quantile import quantile_estimate
-from loadgen import embedded
+from loadgen import embedded, selfcheck
+from loadgen.bodies import bodies_of
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import TargetError
-from loadgen.fleet import ABANDONED, Fleet, Setup, StepView, affordable_connections
+from loadgen.fleet import ABANDONED, COALESCE_NS, Fleet, Setup, StepView, affordable_connections
+from loadgen.health import usable_cores
 from loadgen.mask import mask
 from loadgen.progress import Progress, Show
-from loadgen.target import Endpoint, request_bytes
+from loadgen.target import Endpoint, request_bytes, request_head
+from loadgen.workload import Workload, rendered
+from scenarios.expect import Expect
 from scenarios.scenario import Scenario
 
 _PREFLIGHT = Step(rate_rps=50.0, duration_s=0.1, arrivals="constant", purpose="preflight")  # five requests
 _MOST_AUTO_WORKERS = 4
 _GRACE_NS = 2 * NS_PER_S  # after an interruption, replies are awaited this long
 _LATENESS_SHARE = 0.05  # of the tightest limit: later sends than this would be seen in the answer
+_COALESCE_SHARE = 0.01  # of it: requests that fall due so close together may leave together
 _LATENESS_FLOOR_NS = 2 * NS_PER_MS
+_VERDICT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.UNDECIDED: 3}
 _EXIT_CODES = {"found": 0, "unmet": 1, "undecided": 3, "client_limited": 4, "target_failed": 5}
 
 
@@ -100,43 +108,112 @@ def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show, inter
         UsageError: The URL, a header or a limit of this machine is wrong.
         TargetError: The target cannot be reached, or fails every preflight request.
     """
+    with _target(scenario, interrupts) as (fleet, url):
+        own = selfcheck.brief(workers_of(scenario.load.workers), lambda: bool(interrupts))  # while nothing else runs
+        _preflight(fleet, url, interrupts)
+        noted = {**environment, "pacing": fleet.pacing, "workload": fleet.workload, "selfcheck": own}
+        return _Session(scenario, noted, fleet, interrupts, show).run()
+
+
+def load(
+    scenario: Scenario, step: Step, *, environment: Mapping[str, Any], show: Show, interrupts: Interrupts
+) -> Finished:
+    """Run one step by hand on a scenario's target: no search, no operating point.
+
+    A target that answers, however badly, gets the whole step: what it answers is what was asked about.
+
+    Args:
+        scenario: Target and workers; its SLAs, if there are any, judge the step.
+        step: The load.
+        environment: As in `run`.
+        show: As in `run`.
+        interrupts: As in `run`.
+
+    Raises:
+        UsageError: The URL, a header or a limit of this machine is wrong.
+        TargetError: The target cannot be reached.
+    """
+    with _target(scenario, interrupts) as (fleet, url):
+        _preflight(fleet, url, interrupts, any_reply_will_do=True)
+        noted = {**environment, "pacing": fleet.pacing, "workload": fleet.workload}
+        return _Session(scenario, noted, fleet, interrupts, show).load(step)
+
+
+@contextlib.contextmanager
+def _target(scenario: Scenario, interrupts: Interrupts) -> Iterator[tuple[Fleet, str]]:
+    """Set up what sends and, where the scenario names no URL, what answers; yield the fleet and the target's URL."""
     with contextlib.ExitStack() as stack:
         # First, because the embedded server inherits the limit on open files.
         connections = affordable_connections(scenario.load.connections)
-        url, body = scenario.target.url, scenario.target.body
-        if url is None:
-            url, body = stack.enter_context(embedded.reference_server(scenario.server)), body or embedded.BODY
-        endpoint = Endpoint.of(url)
-        request = request_bytes(endpoint, scenario.target.method, scenario.target.headers, body)
-        fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request, connections)))
-        _preflight(fleet, url, interrupts)
-        return _Session(scenario, {**environment, "pacing": fleet.pacing}, fleet, interrupts, show).run()
+        target = scenario.target
+        url = target.url or stack.enter_context(embedded.reference_server(scenario.server))
+        endpoint = Endpoint.of(url, target)
+        with _rendered(scenario, endpoint, interrupts) as (request, workload):
+            fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request, workload, connections)))
+        yield fleet, url
 
 
-def _setup(scenario: Scenario, endpoint: Endpoint, request: bytes, connections: int) -> Setup:
+@contextlib.contextmanager
+def _rendered(
+    scenario: Scenario, endpoint: Endpoint, interrupts: Interrupts
+) -> Iterator[tuple[bytes, Workload | None]]:
+    """Yield the request, or how each begins and all of them, in a file that lasts until the workers have opened it."""
+    target, seed = scenario.target, scenario.search.seed
+    headers = target.headers
+    if scenario.expect.reads_body and "accept-encoding" not in {name.lower() for name in headers}:
+        headers = {**headers, "Accept-Encoding": "identity"}
+
+    @lru_cache(maxsize=4096)
+    def head(body_bytes: int) -> bytes:
+        return request_head(endpoint, target.method, headers, body_bytes)
+
+    def until_interrupted(bodies: Iterator[bytes]) -> Iterator[bytes]:
+        for body in bodies:
+            if interrupts:
+                raise KeyboardInterrupt
+            yield body
+
+    bodies = bodies_of(target, seed)
+    if bodies is None:
+        body = embedded.BODY if target.url is None and not target.body else target.body
+        yield request_bytes(endpoint, target.method, headers, body), None
+        return
+    with rendered(until_interrupted(bodies), head, shuffle=seed if target.shuffle else None) as workload:
+        yield head(0), workload
+
+
+def _setup(
+    scenario: Scenario, endpoint: Endpoint, request: bytes, workload: Workload | None, connections: int
+) -> Setup:
     load, limits_ns = scenario.load, [sla.limit_ns for sla in scenario.slas]
-    timeout_s = scenario.target.timeout_s or max(10 * max(limits_ns) / NS_PER_S, 2.0)
+    timeout_s = scenario.target.timeout_s or max(10 * max(limits_ns, default=0) / NS_PER_S, 2.0)
     return Setup(
         endpoint=endpoint,
         request=request,
         timeout_ns=round(timeout_s * NS_PER_S),
         connections=connections,
-        workers=min(load.workers or max(1, min(_MOST_AUTO_WORKERS, _cores() // 2)), connections),
+        workers=min(workers_of(load.workers), connections),
         think_s=load.think_s,
         cv=load.cv,
         replay=load.replay,
-        lateness_limit_ns=max(_LATENESS_FLOOR_NS, round(_LATENESS_SHARE * min(limits_ns))),
+        workload=workload,
+        expect=None if scenario.expect == Expect() else msgspec.to_builtins(scenario.expect),
+        re_resolve_s=scenario.target.re_resolve_s,
+        lateness_limit_ns=max(_LATENESS_FLOOR_NS, round(_LATENESS_SHARE * min(limits_ns, default=0))),
+        coalesce_ns=round(min(COALESCE_NS, _COALESCE_SHARE * min(limits_ns, default=NS_PER_S))),
+        window_ns=max(NS_PER_MS, round(_LATENESS_SHARE * min(limits_ns, default=0))),
     )
 
 
-def _preflight(fleet: Fleet, url: str, interrupts: Interrupts) -> None:
-    """Send five requests; a target that answers none of them well is not worth a load.
+def _preflight(fleet: Fleet, url: str, interrupts: Interrupts, *, any_reply_will_do: bool = False) -> None:
+    """Send five requests; a target that answers none of them well, or cannot be reached at all, is not worth a load.
 
     Raises:
-        TargetError: All five failed.
+        TargetError: All five failed; where any reply will do, found nobody there.
     """
     result, _, errors = fleet.run_step(_PREFLIGHT, lambda _: bool(interrupts), is_abandoned=interrupts.is_urgent)
-    if result.offered and result.counts["ok"] == 0 and not interrupts:
+    unmet = result.counts["connect_error"] if any_reply_will_do else result.offered - result.counts["ok"]
+    if result.offered and unmet == result.offered and not interrupts:
         place = url.split("?", 1)[0].rsplit("@", 1)[-1]
         raise TargetError(
             f"all {result.offered} preflight requests to {place} failed: {next(iter(errors), 'no reply')}"
@@ -154,6 +231,7 @@ class _Session:
         self._fleet = fleet
         self._interrupts = interrupts
         self._show = show
+        self._budget_s = scenario.search.budget_s
         self._records: list[StepRecord] = []
         self._results: list[StepResult] = []
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -170,7 +248,7 @@ class _Session:
         crash = None
         try:
             while not self._interrupts and (step := search.next()) is not None:
-                result = self._run_step(step, search)
+                result = self._run_step(step, search.overloaded)
                 if ABANDONED not in result.reasons:  # what the user cut off says nothing of the target
                     search.add(result)
             answer = search.answer()
@@ -181,27 +259,41 @@ class _Session:
             )
         if self._interrupts:
             answer = replace(answer, stop_reason="interrupted by the user")
-        finished = Run(
+        return self._finished(answer, exit_code(answer, self._scenario.require_rps), crash)
+
+    def load(self, step: Step) -> Finished:
+        """Run one step, unless the user has ended the run before it."""
+        crash, self._budget_s = None, step.duration_s
+        try:
+            if not self._interrupts:
+                self._run_step(step, lambda _: False)
+        except Exception as defect:  # noqa: BLE001 (as in `run`)
+            crash = defect
+        return self._finished(None, load_exit_code(self._records[-1]) if self._records else 0, crash)
+
+    def _finished(self, answer: OperatingPoint | None, code: int, crash: Exception | None) -> Finished:
+        """Put together what was measured; a defect of ours and the user's interruption come before the code."""
+        run = Run(
             scenario=mask(self._scenario),
             environment=self._environment,
             slas=self._scenario.slas,
             steps=tuple(self._records),
             answer=answer,
-            exit_code=70 if crash else self._interrupts.exit_code or exit_code(answer, self._scenario.require_rps),
+            exit_code=70 if crash else self._interrupts.exit_code or code,
             started_at=self._started_at,
             wall_s=(now_ns() - self._start_ns) / NS_PER_S,
         )
-        return Finished(run=finished, results=tuple(self._results), crash=crash)
+        return Finished(run=run, results=tuple(self._results), crash=crash)
 
-    def _run_step(self, step: Step, search: Search) -> StepResult:
-        def overloaded(progress: StepProgress) -> bool:
-            return search.overloaded(progress) or bool(self._interrupts)
+    def _run_step(self, step: Step, overloaded: Callable[[StepProgress], bool]) -> StepResult:
+        def is_over(progress: StepProgress) -> bool:
+            return overloaded(progress) or bool(self._interrupts)
 
         def watch(view: StepView) -> None:
             self._show(self._progress(step, view.result, view.progress))
 
         result, client, errors = self._fleet.run_step(
-            step, overloaded, watch=watch, is_abandoned=self._interrupts.is_urgent
+            step, is_over, watch=watch, is_abandoned=self._interrupts.is_urgent
         )
         if not self._interrupts and _looks_dead(result) and not self._answers():
             reason = Reason("target", "the target stopped answering: check whether it is still running")
@@ -229,19 +321,20 @@ class _Session:
 
     def _progress(self, step: Step, result: StepResult, progress: StepProgress, *, ended: bool = False) -> Progress:
         """Show `result`, the part of the step that is judged, beside the `progress` of all of it."""
-        sla: SLA = self._scenario.slas[0]
+        slas = self._scenario.slas
+        sla: SLA | None = slas[0] if slas else None
         span_s = max(progress.elapsed_s, 1e-9)
         ok_share = result.counts["ok"] / max(1, result.offered)
         return Progress(
             elapsed_s=(now_ns() - self._start_ns) / NS_PER_S,
-            budget_s=self._scenario.search.budget_s,
+            budget_s=self._budget_s,
             index=len(self._records) - ended,
             step=step,
             step_elapsed_s=progress.elapsed_s,
             ended=ended,
             sla=sla,
-            judgement=judge(result, self._scenario.slas) if result.offered else None,
-            quantile=quantile_estimate(result.response_ns, result.outcome != Outcome.OK, sla.quantile),
+            judgement=judge(result, slas) if slas and result.offered else None,
+            quantile=quantile_estimate(result.response_ns, result.outcome != Outcome.OK, sla.quantile if sla else 0.99),
             offered_rps=(progress.done + progress.in_flight) / min(span_s, step.duration_s),
             achieved_rps=progress.done * ok_share / span_s,
             in_flight=progress.in_flight,
@@ -255,9 +348,9 @@ def _looks_dead(result: StepResult) -> bool:
     return bool(nobody.sum() > 0.5 * result.offered or (nobody.any() and nobody[-20:].all()))
 
 
-def _cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def workers_of(asked: int | None) -> int:
+    """Return the number of engine processes: as asked, or half the cores."""
+    return asked or max(1, min(_MOST_AUTO_WORKERS, usable_cores() // 2))
 
 
 def exit_code(answer: OperatingPoint, require_rps: float | None) -> int:
@@ -265,3 +358,18 @@ def exit_code(answer: OperatingPoint, require_rps: float | None) -> int:
     if answer.verdict == "found" and require_rps is not None and (answer.safe_rps or 0.0) < require_rps:
         return 1
     return _EXIT_CODES[answer.verdict]
+
+
+def load_exit_code(record: StepRecord) -> int:
+    """Return the documented exit code of a single step: what broke comes before what was measured."""
+    kinds = {reason.kind for reason in record.reasons}
+    counts = record.counts
+    nothing_came_back = record.offered > 0 and not counts["ok"]
+    # A client at its limit explains what was lost or never sent, but not that nothing at all was answered well.
+    if "target" in kinds or (nothing_came_back and not counts["lost"] + counts["unsent"]):
+        return 5
+    if kinds:  # the step is not sound, so its numbers decide nothing
+        return 4
+    if nothing_came_back:
+        return 5
+    return _VERDICT_CODES[record.judgement.verdict] if record.judgement else 0

@@ -2,10 +2,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analysis import Estimate, Run
+from analysis import Estimate, Outcome, Run
+from analysis.histogram import Histogram
 from loadgen.errors import TargetError
+from reports.headline import headline
+from reports.load import QUANTILES, step_of
+from reports.steps import books
 
 _ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
+_QUANTILES = ("p50_s", "p75_s", "p90_s", "p95_s", "p99_s", "p99_9_s", "p99_99_s", "max_s")
+_BOOKED = (Outcome.OK, Outcome.TIMEOUT, Outcome.LOST, Outcome.UNSENT)
+_KINDS = [kind.name.lower() for kind in Outcome if kind not in _BOOKED]  # of errors
+_CLIENT = (
+    "lateness_p50_s", "lateness_p99_s", "lateness_max_s", "cpu_us_per_request", "cpu_share", "workers", "connections",
+    "connections_opened",
+)  # fmt: skip
 _PLAIN = ("verdict", "safe_rps", "utilisation", "limited_by", "stop_reason", "method")
 
 
@@ -38,6 +49,52 @@ def summary(run: Run | None, *, exit_code: int, error: str | None, folder: Path 
         "folder": str(folder) if folder else None,
         "version": version,
     }
+
+
+def load_summary(
+    run: Run | None, *, exit_code: int, error: str | None, folder: Path | None, version: str
+) -> dict[str, Any]:
+    """Return what `load --json` prints: one flat object, the books first; arguments as in `summary`.
+
+    The books are whole numbers even where nothing was run, and offered = ok + errors + timeouts + lost + unsent.
+    Quantiles are in seconds: `p99_s` from the due time, `service_p99_s` from the send; null where one falls among
+    failures, which count as slower than every answer.
+    """
+    record = step_of(run) if run else None
+    ended = books(record) if record else dict.fromkeys(("ok", "errors", "timeouts", "lost", "unsent"), 0)
+    client = record.client if record else {}
+    reasons = [reason.text for reason in record.reasons] if record else []
+    if run and exit_code == TargetError.exit_code:
+        words = headline(run)
+        error = error or f"{words.title} {words.limits}".strip()
+    return {
+        "ok": ended.pop("ok"),
+        "offered": record.offered if record else 0,
+        **ended,
+        **{kind: record.counts.get(kind, 0) if record else 0 for kind in _KINDS},
+        "verdict": str(record.judgement.verdict) if record and record.judgement else None,
+        "sla": " and ".join(map(str, run.slas)) if run and run.slas else None,
+        "users": record.step.users if record else None,
+        "rate_rps": record.step.rate_rps if record else None,
+        "duration_s": record.step.duration_s if record else None,
+        "offered_rps": record.offered_rps if record else None,
+        "achieved_rps": record.achieved_rps if record else None,
+        **_quantiles("", record.histogram if record else None),
+        **_quantiles("service_", record.service if record else None),
+        **{name: _finite(client.get(name)) for name in _CLIENT},
+        "sound": not reasons if record else None,
+        "reasons": " ".join(reasons) or None,
+        "exit_code": exit_code,
+        "error": error,
+        "wall_s": round(run.wall_s, 3) if run else None,
+        "folder": str(folder) if folder else None,
+        "version": version,
+    }
+
+
+def _quantiles(prefix: str, histogram: Histogram | None) -> dict[str, float | None]:
+    values = [_finite(histogram.quantile_ns(q) / 1e9) if histogram else None for q in QUANTILES]
+    return {f"{prefix}{name}": value for name, value in zip(_QUANTILES, values, strict=True)}
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:

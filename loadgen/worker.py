@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import uvloop
 
 from loadgen.arrivals import Arrivals, Constant, Gamma, Poisson, Replay, share
-from loadgen.clock import NS_PER_MS, NS_PER_S
+from loadgen.checked import connection
+from loadgen.clock import NS_PER_S
 from loadgen.engine import Engine, Load
-from loadgen.http1 import Connection, HeadConnection
 from loadgen.messages import Unpacker, pack
-from loadgen.target import Endpoint
+from loadgen.target import Endpoint, open_connection
+from loadgen.workload import Play, Workload
 
 _COALESCE_FROM_RPS = 10_000.0  # below, each request gets a wake-up of its own, which costs more than the request
-_COALESCE_NS = NS_PER_MS // 8
 
 
 def arrivals_of(spec: dict[str, Any]) -> Arrivals:
@@ -33,8 +34,8 @@ def arrivals_of(spec: dict[str, Any]) -> Arrivals:
             return Poisson()
 
 
-def load_of(command: dict[str, Any], setup: dict[str, Any]) -> Load:
-    """Turn a step command into this worker's share of the load."""
+def load_of(command: dict[str, Any], setup: dict[str, Any], play: Play | None = None) -> Load:
+    """Turn a step command into this worker's share of the load; without `play` every request is the same."""
     worker, workers = command["worker"], command["workers"]
     schedule, think, users = None, None, 0
     if command["rate_rps"] is not None:
@@ -52,15 +53,15 @@ def load_of(command: dict[str, Any], setup: dict[str, Any]) -> Load:
         schedule=schedule,
         users=users,
         think=think,
-        requests=repeat(setup["request"]),
+        requests=play(command["first"], worker, workers) if play else repeat(setup["request"]),
         timeout_ns=setup["timeout_ns"],
         connections=setup["connections"],
-        coalesce_ns=_COALESCE_NS if (command["rate_rps"] or 0) >= _COALESCE_FROM_RPS else 0,
+        coalesce_ns=setup["coalesce_ns"] * workers if (command["rate_rps"] or 0) >= _COALESCE_FROM_RPS else 0,
     )
 
 
 class Worker(asyncio.Protocol):
-    """Obey the coordinator: "setup" once, then "step", "stop" and "abandon"; end when its pipe closes."""
+    """Obey the coordinator: "setup" once, then "step", "stop", "abandon" and "address"; end when its pipe closes."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -83,11 +84,13 @@ class Worker(asyncio.Protocol):
                 case "setup":
                     self._set_up(command)
                 case "step":
-                    self._engine.start(load_of(command, self._setup))
+                    self._engine.start(load_of(command, self._setup, self._play))
                 case "stop":
                     self._engine.stop()
                 case "abandon":
                     self._engine.abandon()
+                case "address":
+                    self._move(command)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (the protocol's signature)
         """End with the coordinator, however it ended."""
@@ -95,18 +98,24 @@ class Worker(asyncio.Protocol):
 
     def _set_up(self, setup: dict[str, Any]) -> None:
         self._setup = setup
-        endpoint = Endpoint(**setup["endpoint"])
-        context = endpoint.tls_context()
-        protocol = HeadConnection if setup["request"].startswith(b"HEAD ") else Connection
+        self._endpoint = Endpoint(**setup["endpoint"])
+        context = self._endpoint.tls_context()
+        protocol = connection(is_head=setup["request"].startswith(b"HEAD "), expect=setup["expect"])
+        self._play = Workload(**setup["workload"]).open() if setup["workload"] else None
 
         async def connect(engine: Engine) -> None:
-            await self._loop.create_connection(
-                lambda: protocol(engine), endpoint.address, endpoint.port, family=endpoint.family, ssl=context,
-                server_hostname=endpoint.host if context else None,
-            )  # fmt: skip
+            endpoint = self._endpoint
+            made = await open_connection(self._loop, endpoint, context, lambda: protocol(engine))
+            if endpoint is not self._endpoint:  # it has moved meanwhile
+                made.retire()
 
         self._engine = Engine(self._loop, connect, self.emit)
         self.emit({"op": "ready", "pacing": self._engine.pacing})
+
+    def _move(self, place: dict[str, Any]) -> None:
+        """Connect to another address from here on, and leave the old one as replies come."""
+        self._endpoint = replace(self._endpoint, **place)
+        self._engine.retire()
 
 
 def main() -> None:

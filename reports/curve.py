@@ -17,7 +17,9 @@ _RECORDED = (("p50", "p50", 0.5), ("p95", "p95", 0.95), ("p99", "p99", 0.99))
 
 
 def curve(run: Run) -> Plot | None:
-    """Draw the curve; None when no step measured anything."""
+    """Draw the curve; None when no step measured anything, and for a single load, which is no curve."""
+    if run.answer is None:
+        return None
     return render("curve", "Latency against achieved rate", lambda: curve_figure(run), _legend(run))
 
 
@@ -58,7 +60,17 @@ def _measured(run: Run) -> list[StepRecord]:
 
 def _point(run: Run) -> Estimate | None:
     """Return where on the achieved-rate axis the operating point lies."""
+    if run.answer is None:
+        return None
     return run.answer.throughput_rps if is_closed(run) else run.answer.rate_rps
+
+
+def _safe(run: Run) -> float | None:
+    return run.answer.safe_rps if run.answer else None
+
+
+def _knee(run: Run) -> float | None:
+    return run.answer.knee_rps.value if run.answer and run.answer.knee_rps else None
 
 
 def _series(run: Run) -> list[tuple[str, str, float]]:
@@ -83,9 +95,9 @@ def _seen(run: Run, records: list[StepRecord]) -> list[float]:
 
 def _neighbourhood(run: Run, point: Estimate) -> tuple[float, float]:
     """Frame the point, its interval and the capacity, with a tenth of the rate to the left."""
-    capacity = run.answer.capacity_rps
+    capacity = run.answer.capacity_rps if run.answer else None
     right = max(point.high or point.value, capacity.value if capacity else 0.0)
-    left = min(point.low, run.answer.safe_rps or point.low)
+    left = min(point.low, _safe(run) or point.low)
     return left - 0.1 * point.value, right + 0.04 * point.value
 
 
@@ -98,8 +110,8 @@ def _draw_marks(axes: Axes, run: Run, point: Estimate | None) -> None:
         axes.axvspan(point.low, high, color=COLOURS["point"], alpha=0.16, lw=0, gid="interval", zorder=0.6)
         axes.axvline(point.value, color=COLOURS["point"], lw=1.6, gid="point", zorder=1.6)
     for gid, colour, dashes, at in (
-        ("safe", "point", (0, (2, 2)), run.answer.safe_rps),
-        ("knee", "knee", (0, (5, 2, 1, 2)), run.answer.knee_rps.value if run.answer.knee_rps else None),
+        ("safe", "point", (0, (2, 2)), _safe(run)),
+        ("knee", "knee", (0, (5, 2, 1, 2)), _knee(run)),
     ):
         if at is not None:
             axes.axvline(at, color=COLOURS[colour], lw=1.3, ls=dashes, gid=gid, zorder=1.4)
@@ -165,14 +177,14 @@ def _draw_series(axes: Axes, records: list[StepRecord], colour: str, name: str, 
 
 def _legend(run: Run) -> Legend:
     """Name what `curve_figure` draws, and nothing that it does not."""
-    records, answer, point = _measured(run), run.answer, _point(run)
+    records, point = _measured(run), _point(run)
     entries = [(colour, name) for colour, name, _ in _series(run)] + [("sla", str(sla)) for sla in run.slas]
     if point is not None:
         entries.append(("point", f"operating point {text.number(point.value)} {text.ends(point)}"))
-    if answer.safe_rps is not None:
-        entries.append(("safe", f"safe rate {text.floor_number(answer.safe_rps)}"))
-    if answer.knee_rps is not None:
-        entries.append(("knee", f"knee {text.number(answer.knee_rps.value)}"))
+    if (safe := _safe(run)) is not None:
+        entries.append(("safe", f"safe rate {text.floor_number(safe)}"))
+    if (knee := _knee(run)) is not None:
+        entries.append(("knee", f"knee {text.number(knee)}"))
     if any(map(_unsound, records)):
         entries.append(("unsound", "unsound step or probe, not fitted"))
     if any(map(_aborted, records)):

@@ -1,48 +1,15 @@
 """The verdict in words: one headline, what limits the load, what to do next, and the numbers beside it."""
 
-from dataclasses import dataclass
-from typing import Literal
-
-from analysis import Estimate, Run, StepRecord
-from reports import text
+from analysis import Estimate, OperatingPoint, Run, StepRecord
+from reports import load, text
 from reports.text import number, rate
-
-INTERRUPTED = {130: "interrupted", 143: "terminated", 70: "broken off by an internal error"}
-NOT_KNOWN = "not known"
-Tone = Literal["good", "bad", "unsure"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """Say how a run ended.
-
-    Attributes:
-        tone: Whether a reader may rely on the answer, must act, or knows too little.
-        label: The verdict in one or two words.
-        title: One sentence with the number.
-        limits: What limits the load and why the search stopped.
-        advice: What to do next, or None when the answer stands.
-    """
-
-    tone: Tone
-    label: str
-    title: str
-    limits: str
-    advice: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """Name one number of the answer, with its interval or a remark beside it."""
-
-    name: str
-    value: str
-    note: str
+from reports.words import INTERRUPTED, NOT_KNOWN, Fact, Headline
 
 
 def is_closed(run: Run) -> bool:
     """Say that the run drove users in flight, not an arrival rate."""
-    return run.answer.users is not None or any(record.step.users is not None for record in run.steps)
+    has_users = run.answer is not None and run.answer.users is not None
+    return has_users or any(record.step.users is not None for record in run.steps)
 
 
 def required_rps(run: Run) -> float | None:
@@ -57,6 +24,8 @@ def required_reached(run: Run) -> bool | None:
     A finished search's exit code has already decided it; otherwise the safe rate and the interval's upper end do.
     """
     answer, required = run.answer, required_rps(run)
+    if answer is None:
+        return None
     if answer.verdict == "found" and run.exit_code in (0, 1):
         return run.exit_code == 0
     if answer.verdict == "unmet":
@@ -69,24 +38,29 @@ def required_reached(run: Run) -> bool | None:
 
 def headline(run: Run) -> Headline:
     """Return the run's verdict in words; an interruption and a missed requirement come before the answer's own."""
+    answer = run.answer
+    if answer is None:
+        return load.headline(run)
     if run.exit_code in INTERRUPTED:
-        return _interrupted(run)
-    match run.answer.verdict:
+        return _interrupted(run, answer)
+    match answer.verdict:
         case "found":
-            return _found(run)
+            return _found(run, answer)
         case "unmet":
-            return _unmet(run)
+            return _unmet(run, answer)
         case "undecided":
-            return _undecided(run)
+            return _undecided(run, answer)
         case "client_limited":
-            return _client_limited(run)
+            return _client_limited(run, answer)
         case "target_failed":
-            return _target_failed(run)
+            return _target_failed(run, answer)
 
 
 def facts(run: Run) -> list[Fact]:
     """Return the numbers of the answer in the order in which they are read; a missing one is named as such."""
     answer = run.answer
+    if answer is None:
+        return load.facts(run)
     if is_closed(run):
         first = [
             _estimated("Users in flight", answer.users, ""),
@@ -125,17 +99,16 @@ def _latency(name: str, estimate: Estimate | None) -> Fact:
     return Fact(name=f"{name} there", value=text.latency(estimate.value), note=text.latency_ends(estimate))
 
 
-def _slas(run: Run) -> str:
-    return " and ".join(map(str, run.slas)) or str(run.answer.sla)
+def _slas(run: Run, answer: OperatingPoint) -> str:
+    return " and ".join(map(str, run.slas)) or str(answer.sla)
 
 
-def _slas_hold(run: Run) -> str:
-    return f"{_slas(run)} {'hold' if len(run.slas) > 1 else 'holds'}"
+def _slas_hold(run: Run, answer: OperatingPoint) -> str:
+    return f"{_slas(run, answer)} {'hold' if len(run.slas) > 1 else 'holds'}"
 
 
-def _point(run: Run) -> str | None:
+def _point(answer: OperatingPoint) -> str | None:
     """Return the operating point with its interval, or None where there is none."""
-    answer = run.answer
     if answer.users is not None:
         users = f"{number(answer.users.value)} users in flight"
         flow = f" at {rate(answer.throughput_rps.value)}" if answer.throughput_rps else ""
@@ -143,9 +116,8 @@ def _point(run: Run) -> str | None:
     return f"{rate(answer.rate_rps.value)} ({_interval(answer.rate_rps)})" if answer.rate_rps else None
 
 
-def _lower_bound(run: Run) -> str:
+def _lower_bound(answer: OperatingPoint) -> str:
     """Return the load that is known to hold, without an interval: the facts below the headline have it."""
-    answer = run.answer
     if answer.users is not None:
         return f"{number(answer.users.value)} users in flight"
     return rate(answer.rate_rps.value if answer.rate_rps else None)
@@ -157,24 +129,25 @@ def _interval(estimate: Estimate) -> str:
     return f"{text.confidence(estimate)} {number(estimate.low)} to {number(estimate.high)}"
 
 
-def _safe(run: Run) -> str:
-    safe = run.answer.safe_rps
+def _safe(answer: OperatingPoint) -> str:
+    safe = answer.safe_rps
     return "" if safe is None else f"; configure at most {text.floor_number(safe)} req/s"
 
 
-def _stopped(run: Run) -> str:
-    limited = f"Limited by {run.answer.limited_by}. " if run.answer.limited_by else ""
-    return f"{limited}Search stopped: {run.answer.stop_reason.rstrip('.')}."
+def _stopped(answer: OperatingPoint) -> str:
+    limited = f"Limited by {answer.limited_by}. " if answer.limited_by else ""
+    return f"{limited}Search stopped: {answer.stop_reason.rstrip('.')}."
 
 
-def _found(run: Run) -> Headline:
+def _found(run: Run, answer: OperatingPoint) -> Headline:
     required = required_rps(run)
     if required is not None and required_reached(run) is False:
         return Headline(
             tone="bad",
             label="Below the required rate",
-            title=f"{rate(required)} required, but {_slas_hold(run)} only up to {_point(run)}{_safe(run)}.",
-            limits=_stopped(run),
+            title=f"{rate(required)} required, but {_slas_hold(run, answer)} only up to {_point(answer)}"
+            f"{_safe(answer)}.",
+            limits=_stopped(answer),
             advice="Add capacity (replicas, larger batches, a faster model) or lower --require-rps; the per-step table "
             "shows how latency grows below the required rate.",
         )
@@ -183,80 +156,81 @@ def _found(run: Run) -> Headline:
     return Headline(
         tone="good",
         label="Found",
-        title=f"{_slas_hold(run)} up to {_point(run)}{_safe(run)}.",
-        limits=_stopped(run) + enough + loop,
+        title=f"{_slas_hold(run, answer)} up to {_point(answer)}{_safe(answer)}.",
+        limits=_stopped(answer) + enough + loop,
         advice=None,
     )
 
 
-def _unmet(run: Run) -> Headline:
+def _unmet(run: Run, answer: OperatingPoint) -> Headline:
     lowest = min((r for r in run.steps if r.offered), key=lambda r: r.step.level, default=None)
     seen = f" The lowest load measured, {_level(lowest)}, gave {_quantiles(lowest)}." if lowest else ""
-    if run.answer.limited_by == "error budget":
+    if answer.limited_by == "error budget":
         advice = "Find out why requests fail at low load: the target's own words are under Errors."
     else:
         advice = "Shorten the latency at low load (batching delay, model time, network) or relax the SLA."
     return Headline(
         tone="bad",
         label="Unmet",
-        title=f"No load tried meets {_slas(run)}.",
-        limits=_stopped(run) + seen,
+        title=f"No load tried meets {_slas(run, answer)}.",
+        limits=_stopped(answer) + seen,
         advice=advice,
     )
 
 
-def _undecided(run: Run) -> Headline:
-    point = _point(run)
+def _undecided(run: Run, answer: OperatingPoint) -> Headline:
+    point = _point(answer)
     return Headline(
         tone="unsure",
         label="Undecided",
-        title=f"Undecided: the best estimate so far is {point}{_safe(run)}."
+        title=f"Undecided: the best estimate so far is {point}{_safe(answer)}."
         if point
-        else f"Undecided: nothing shows yet at which load {_slas(run)} ends.",
-        limits=_stopped(run),
+        else f"Undecided: nothing shows yet at which load {_slas(run, answer)} ends.",
+        limits=_stopped(answer),
         advice="Give the search more time with --budget, or accept a wider interval with --precision.",
     )
 
 
-def _client_limited(run: Run) -> Headline:
-    point, by_user = _point(run), run.answer.limited_by.startswith("--")
-    why = f"{run.answer.limited_by} ended the search" if by_user else "the client, not the target, was the limit"
+def _client_limited(run: Run, answer: OperatingPoint) -> Headline:
+    point, by_user = _point(answer), answer.limited_by.startswith("--")
+    why = f"{answer.limited_by} ended the search" if by_user else "the client, not the target, was the limit"
     advice = (
-        f"Raise {run.answer.limited_by} and run again to find where the SLA ends."
+        f"Raise {answer.limited_by} and run again to find where the SLA ends."
         if by_user
         else "Give the client more --workers or --connections, or its own machine; Client health shows what ran out."
     )
     return Headline(
         tone="unsure",
         label="Lower bound",
-        title=f"{_slas_hold(run)} at {_lower_bound(run)} and perhaps beyond: {why}{_safe(run)}."
+        title=f"{_slas_hold(run, answer)} at {_lower_bound(answer)} and perhaps beyond: {why}{_safe(answer)}."
         if point
         else f"No answer: {why}.",
-        limits=_stopped(run),
+        limits=_stopped(answer),
         advice=advice,
     )
 
 
-def _target_failed(run: Run) -> Headline:
-    point = _point(run)
+def _target_failed(run: Run, answer: OperatingPoint) -> Headline:
+    point = _point(answer)
     return Headline(
         tone="bad",
         label="Target failed",
         title="The target failed" + (f"; measured before that: {point}." if point else " before anything was measured."
                                      if not any(r.offered for r in run.steps) else " before an answer was found."),
-        limits=f"Search stopped: {run.answer.stop_reason.rstrip('.')}.",
+        limits=f"Search stopped: {answer.stop_reason.rstrip('.')}.",
         advice="Check that the target is up and answers one request; its own words are under Errors.",
     )  # fmt: skip
 
 
-def _interrupted(run: Run) -> Headline:
-    word, point = INTERRUPTED[run.exit_code], _point(run)
-    best = f"the best estimate so far is {point}{_safe(run)}" if point else "nothing is known yet about the SLA's end"
+def _interrupted(run: Run, answer: OperatingPoint) -> Headline:
+    word, point = INTERRUPTED[run.exit_code], _point(answer)
+    so_far = f"the best estimate so far is {point}{_safe(answer)}"
+    best = so_far if point else "nothing is known yet about the SLA's end"
     return Headline(
         tone="unsure",
         label="Internal error" if run.exit_code == 70 else word.capitalize(),
         title=f"The run was {word}: {best}.",
-        limits=_stopped(run),
+        limits=_stopped(answer),
         advice="Do not gate on these numbers: run again and let the search end.",
     )
 

@@ -7,8 +7,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import Run
-from reports import steps, text
-from reports.headline import NOT_KNOWN, facts, headline, is_closed
+from reports import generator, steps, text
+from reports.headline import facts, headline, is_closed
+from reports.load import latency, percent, shown
+from reports.words import NOT_KNOWN
 
 _MOST_SCENARIO = 20_000
 
@@ -24,7 +26,7 @@ def html(run: Run) -> str:
     from reports.throughput import throughput  # noqa: PLC0415
 
     errors, further_errors = steps.error_texts(run)
-    environment = {key: value for key, value in run.environment.items() if key != "command"}
+    environment = {key: value for key, value in run.environment.items() if key not in ("command", "selfcheck")}
     return _ENVIRONMENT.get_template("report.html.j2").render(
         run=run,
         headline=headline(run),
@@ -32,11 +34,16 @@ def html(run: Run) -> str:
         not_known=NOT_KNOWN,
         closed=is_closed(run),
         target=steps.target(run),
+        caution=steps.caution(run),
+        machine=steps.machine(run),
+        by_hand=run.answer is None,
+        load=shown(run),
         tags=_tags(run),
         curve=curve(run),
         spectrum=spectrum(run),
         throughput=throughput(run),
         client=steps.client_health(run),
+        generator=_generator(run),
         errors=errors,
         further_errors=further_errors,
         command=run.environment.get("command"),
@@ -45,8 +52,16 @@ def html(run: Run) -> str:
     )
 
 
+def _generator(run: Run) -> dict[str, Any] | None:
+    """Return the generator's sentence and table, or None where no step tells of it."""
+    rows = generator.table(run)
+    return {"verdict": generator.verdict(run), "columns": generator.COLUMNS, "rows": rows} if rows else None
+
+
 def _tags(run: Run) -> dict[int, str]:
     """Name the rows that the latency spectrum shows."""
+    if run.answer is None:
+        return {}
     has_point = run.answer.rate_rps is not None or run.answer.users is not None
     named = (
         (steps.failing_above(run), "first failing above"),
@@ -81,4 +96,6 @@ _ENVIRONMENT.filters |= {
     "failures": steps.failures,
     "ends": text.latency_ends,
     "load": steps.load,
+    "percent": percent,
+    "outcome": latency,
 }

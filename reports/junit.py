@@ -1,7 +1,7 @@
 """The run as JUnit XML, for a CI system's test view.
 
-One test case per SLA, and one for the required rate where there is one. The suite is green exactly when the command's
-exit code is 0, so that the test view never contradicts the job:
+One test case per SLA, and one for the required rate where there is one; a load without an SLA is one test case. The
+suite is green exactly when the command's exit code is 0, so that the test view never contradicts the job:
 
 - `<failure>`: the SLA, or the required rate, was measured and missed.
 - `<error>`: there is no answer (undecided, a lower bound only, target failed, interrupted). Not `<skipped>`, which CI
@@ -12,9 +12,11 @@ exit code is 0, so that the test view never contradicts the job:
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from analysis import SLA, Estimate, Run
-from reports import text
-from reports.headline import INTERRUPTED, Headline, headline, required_reached, required_rps
+from analysis import SLA, Estimate, OperatingPoint, Run
+from reports import load, text
+from reports.headline import headline, required_reached, required_rps
+from reports.steps import books
+from reports.words import INTERRUPTED, Headline
 
 _Ending = Literal["passed", "failure", "error", "skipped"]
 _ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
@@ -24,8 +26,10 @@ def junit(run: Run) -> str:
     """Return junit.xml of a finished run: well-formed XML 1.0 whatever the target said."""
     words = headline(run)
     cases = [(str(sla), *_sla_ending(run, sla, words)) for sla in run.slas]
+    if run.answer is None and not run.slas:
+        cases.append(("load", "passed" if run.exit_code == 0 else "error", words.title))
     required = required_rps(run)
-    if required is not None:
+    if required is not None and run.answer is not None:
         cases.append((f"at least {text.rate(required)}", *_required_ending(run, words)))
     if run.exit_code != 0 and not any(ending in ("failure", "error") for _, ending, _ in cases):
         cases.append(("opfind run", "error", f"the run ended with exit code {run.exit_code}"))
@@ -41,7 +45,8 @@ def junit(run: Run) -> str:
         if ending == "skipped":
             ET.SubElement(case, "skipped", message=text.clean(message))
         elif ending != "passed":
-            body = ET.SubElement(case, ending, message=text.clean(message), type=run.answer.verdict)
+            kind = run.answer.verdict if run.answer else words.label.lower()
+            body = ET.SubElement(case, ending, message=text.clean(message), type=kind)
             body.text = text.clean("\n".join(filter(None, (words.title, words.limits, words.advice))))
     ET.SubElement(suite, "system-out").text = text.clean(f"{words.label}: {words.title}\n{words.limits}")
     ET.indent(root)
@@ -49,14 +54,29 @@ def junit(run: Run) -> str:
 
 
 def _sla_ending(run: Run, sla: SLA, words: Headline) -> tuple[_Ending, str]:
-    """Say how an SLA's test case ends: it passes where the answer is an operating point that holds it."""
-    if run.exit_code in INTERRUPTED or run.answer.verdict in ("undecided", "client_limited", "target_failed"):
+    """Say how an SLA's test case ends: it passes where the answer is an operating point, or a load, that holds it."""
+    answer = run.answer
+    if answer is None:
+        return _sla_ending_of_load(run, sla, words)
+    if run.exit_code in INTERRUPTED or answer.verdict in ("undecided", "client_limited", "target_failed"):
         return "error", words.title
-    if run.answer.verdict == "found":
+    if answer.verdict == "found":
         return "passed", ""
     names = [str(each) for each in run.slas]
-    if run.answer.limited_by in names and run.answer.limited_by != str(sla):
-        return "skipped", f"not judged: {run.answer.limited_by} already fails at the lowest load"
+    if answer.limited_by in names and answer.limited_by != str(sla):
+        return "skipped", f"not judged: {answer.limited_by} already fails at the lowest load"
+    return "failure", words.title
+
+
+def _sla_ending_of_load(run: Run, sla: SLA, words: Headline) -> tuple[_Ending, str]:
+    record = load.step_of(run)
+    if run.exit_code == 0:
+        return "passed", ""
+    if run.exit_code != 1 or record is None or record.judgement is None:
+        return "error", words.title
+    binding = record.judgement.binding
+    if binding in map(str, run.slas) and binding != str(sla):
+        return "skipped", f"not judged: {binding} already fails"
     return "failure", words.title
 
 
@@ -75,7 +95,28 @@ def _required_ending(run: Run, words: Headline) -> tuple[_Ending, str]:
 
 def _add_properties(suite: ET.Element, run: Run) -> None:
     """Give the numbers of the answer as plain decimals, latencies in seconds; what is not known is left out."""
-    answer = run.answer
+    numbers = _numbers_of_load(run) if run.answer is None else _numbers_of_answer(run, run.answer)
+    properties = ET.SubElement(suite, "properties")
+    for name, value in numbers.items():
+        if value is not None:
+            shown = f"{value:.6g}" if isinstance(value, float) else text.clean(str(value))
+            ET.SubElement(properties, "property", name=name, value=shown)
+
+
+def _numbers_of_load(run: Run) -> dict[str, object]:
+    record = load.step_of(run)
+    numbers: dict[str, object] = {"exit_code": run.exit_code}
+    if record is None:
+        return numbers
+    numbers |= {"offered": record.offered, **books(record)}
+    numbers |= {"offered_rps": record.offered_rps, "achieved_rps": record.achieved_rps}
+    for name in ("p50", "p95", "p99"):
+        estimate: Estimate | None = getattr(record, name)
+        numbers[f"{name}.value"] = estimate and estimate.value
+    return numbers
+
+
+def _numbers_of_answer(run: Run, answer: OperatingPoint) -> dict[str, object]:
     numbers: dict[str, object] = {"verdict": answer.verdict, "exit_code": run.exit_code}
     for name in _ESTIMATES:
         estimate: Estimate | None = getattr(answer, name)
@@ -89,8 +130,4 @@ def _add_properties(suite: ET.Element, run: Run) -> None:
         "method": answer.method,
         "steps": len(run.steps),
     }
-    properties = ET.SubElement(suite, "properties")
-    for name, value in numbers.items():
-        if value is not None:
-            shown = f"{value:.6g}" if isinstance(value, float) else text.clean(str(value))
-            ET.SubElement(properties, "property", name=name, value=shown)
+    return numbers

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from analysis import Estimate, Run
 from reports import steps, text
 from reports.headline import facts, headline, is_closed
+from reports.load import latency, percent, shown
 
 _MOST_STEPS = 60
 _MOST_ERRORS = 10
@@ -30,6 +31,9 @@ def markdown(run: Run) -> str:
         facts=facts(run),
         closed=is_closed(run),
         target=steps.target(run),
+        caution=steps.caution(run),
+        machine=steps.machine(run),
+        load=shown(run),
         shown=run.steps[-_MOST_STEPS:],
         left_out=max(0, len(run.steps) - _MOST_STEPS),
         errors=errors,
@@ -80,4 +84,6 @@ _ENVIRONMENT.filters |= {
     "load": steps.load,
     "code": _code,
     "quantile": _quantile,
+    "percent": percent,
+    "outcome": latency,
 }

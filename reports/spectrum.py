@@ -48,10 +48,9 @@ def spectrum_lines(run: Run) -> list[Line]:
     point, failing = at_point(run), failing_above(run)
     wanted: list[tuple[str, str, Histogram | None]] = []
     if point is not None:
-        wanted.append(("due", f"{_name(point)}: from the due time, what a user waits", point.histogram))
-        wanted.append(
-            ("sent", "the same step from the actual send, as a closed-loop tool would time it", point.service)
-        )
+        of, same = (f"{_name(point)}: ", "the same step ") if run.answer else ("", "")
+        wanted.append(("due", f"{of}from the due time, what a user waits", point.histogram))
+        wanted.append(("sent", f"{same}from the actual send, as a closed-loop tool would time it", point.service))
     if failing is not None:
         wanted.append(("failing", f"{_name(failing)}: first failing step above, from the due time", failing.histogram))
     return [_line(name, words, histogram) for name, words, histogram in wanted if histogram and histogram.counts.any()]

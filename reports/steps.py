@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from analysis import Run, StepRecord, Verdict
+from analysis import Outcome, Run, StepRecord, Verdict
 from reports import text
 
 _CLIENT_NAMES = {
@@ -16,10 +16,12 @@ _CLIENT_NAMES = {
     "cpu_share": "CPU, busiest worker",
     "cpu_us_per_request": "CPU per request",
     "connections": "connections",
+    "connections_opened": "connections opened",
     "connection_waits": "waits for a connection",
     "workers": "workers",
     "pacing": "pacing",
 }
+_OWN_ACCOUNT = {Outcome.OK: "ok", Outcome.TIMEOUT: "timeouts", Outcome.LOST: "lost", Outcome.UNSENT: "unsent"}
 _ACRONYMS = {"cpu": "CPU", "rss": "RSS", "fd": "fd"}
 
 
@@ -59,14 +61,14 @@ def at_point(run: Run) -> StepRecord | None:
     Without an operating point it is the highest passing step, or else the lowest one measured.
     """
     measured = [record for record in run.steps if record.offered and record.step.purpose != "probe"]
-    point = run.answer.rate_rps or run.answer.users
+    point = (run.answer.rate_rps or run.answer.users) if run.answer else None
     if point is not None and point.value > 0:
         return min(
             measured,
             key=lambda r: (bool(r.reasons) or r.aborted, round(abs(log(r.step.level / point.value)), 3), -r.offered),
             default=None,
         )
-    passed = [record for record in measured if record.judgement.verdict is Verdict.PASS and not record.reasons]
+    passed = [record for record in measured if has_verdict(record, Verdict.PASS) and not record.reasons]
     return max(passed, key=_level, default=None) or min(measured, key=_level, default=None)
 
 
@@ -76,9 +78,14 @@ def failing_above(run: Run) -> StepRecord | None:
     failing = [
         record
         for record in run.steps
-        if base and record.offered and record.judgement.verdict is Verdict.FAIL and _level(record) > _level(base)
+        if base and record.offered and has_verdict(record, Verdict.FAIL) and _level(record) > _level(base)
     ]
     return min(failing, key=lambda r: (bool(r.reasons), _level(r)), default=None)
+
+
+def has_verdict(record: StepRecord, verdict: Verdict) -> bool:
+    """Say that a step was judged, and how."""
+    return record.judgement is not None and record.judgement.verdict is verdict
 
 
 def _level(record: StepRecord) -> float:
@@ -88,12 +95,52 @@ def _level(record: StepRecord) -> float:
 def target(run: Run) -> str:
     """Return where the requests went."""
     named = run.scenario.get("target")
-    return str((named.get("url") if isinstance(named, Mapping) else named) or "the embedded reference server")
+    place = str((named.get("url") if isinstance(named, Mapping) else named) or "the embedded reference server")
+    unix_socket = named.get("unix_socket") if isinstance(named, Mapping) else None
+    return f"{place} over {unix_socket}" if unix_socket else place
+
+
+def caution(run: Run) -> str | None:
+    """Return what every reader must know of how the target was reached, or None."""
+    named, told = run.scenario.get("target"), []
+    if isinstance(named, Mapping) and named.get("insecure") is True:
+        told.append("TLS certificates were NOT verified (--insecure): anyone on the way could have answered.")
+    failures = sum(record.client.get("resolve_failures") or 0 for record in run.steps)
+    if failures:
+        words = next(record.client["resolve_error"] for record in run.steps if record.client.get("resolve_error"))
+        told.append(
+            f"The host name could not be looked up again {'once' if failures == 1 else f'{failures} times'} "
+            f"({text.clean(str(words), 120)}); the load went on to the address known before."
+        )
+    return " ".join(told) or None
+
+
+def machine(run: Run) -> str | None:
+    """Return in one line what the generator measured of itself before the run; None where it did not."""
+    own = run.environment.get("selfcheck")
+    if not isinstance(own, Mapping):
+        return None
+    if "note" in own:
+        return f"This machine was not measured: {text.clean(str(own['note']), 300)}."
+    numbers = {key: value for key, value in own.items() if isinstance(value, int | float)}
+    late, p50, p99 = (text.latency(numbers.get(f"{key}_s")) for key in ("lateness_p99", "added_p50", "added_p99"))
+    return (
+        f"This machine: generator ceiling at least {text.rate(numbers.get('ceiling_rps'))}; at "
+        f"{text.rate(numbers.get('rate_rps'))} it adds {p50} (p99 {p99}) and sends late by {late} (p99)."
+    )
 
 
 def load(record: StepRecord) -> str:
     """Return the load that a step asked for, without a unit: requests per second, or users."""
     return text.number(record.step.level)
+
+
+def books(record: StepRecord) -> dict[str, int]:
+    """Return requests by how they ended: ok, errors, timeouts, lost, unsent; they sum to the offered ones."""
+    told = {"ok": 0, "errors": 0, "timeouts": 0, "lost": 0, "unsent": 0}
+    for kind in Outcome:
+        told[_OWN_ACCOUNT.get(kind, "errors")] += record.counts.get(kind.name.lower(), 0)
+    return told
 
 
 def failures(record: StepRecord) -> str:

@@ -26,7 +26,7 @@ def throughput(run: Run) -> Plot | None:
 
 
 def _point(run: Run) -> StepRecord | None:
-    return at_point(run) if run.answer.rate_rps or run.answer.users else None
+    return at_point(run) if run.answer and (run.answer.rate_rps or run.answer.users) else None
 
 
 def completions(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

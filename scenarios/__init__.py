@@ -1,7 +1,7 @@
 """What to run: scenario files, device profiles, and the loader that validates them."""
 
 from scenarios.duration import parse_duration_s
-from scenarios.loader import bundled, device, load, read_body, read_due_times
+from scenarios.loader import bundled, device, load, read_body, read_due_times, read_text
 from scenarios.scenario import Load, Scenario, ScenarioError, SearchPlan, Target
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "parse_duration_s",
     "read_body",
     "read_due_times",
+    "read_text",
 ]

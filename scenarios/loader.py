@@ -14,10 +14,16 @@ from scenarios.scenario import Scenario, ScenarioError, build, unknown_key
 
 _FOLDER = Path(__file__).parent
 _DEVICE_KEYS = ("t0_ms", "t1_ms", "jitter_sigma")
-_DURATIONS = {"target.timeout": "timeout_s", "load.think": "think_s", "search.budget": "budget_s"}
+_DURATIONS = {
+    "target.timeout": "timeout_s",
+    "target.re_resolve": "re_resolve_s",
+    "load.think": "think_s",
+    "search.budget": "budget_s",
+}
+_TARGET_FILES = ("cacert", "cert", "key", "unix_socket", "body_lines")
 _RENAMED = {f"{key.partition('.')[0]}.{field}": key for key, field in _DURATIONS.items()}
 _FILE_KEYS = {**_RENAMED, "slas": "sla"}
-_TABLES = ("target", "server", "load", "sla", "search")
+_TABLES = ("target", "expect", "server", "load", "sla", "search")
 
 
 class _Objectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +99,18 @@ def read_body(text: str, folder: Path) -> bytes:
     return _read_bytes(folder / text[1:]) if text.startswith("@") else text.encode()
 
 
+def read_text(text: str, folder: Path) -> str:
+    """Return text given as such, or as `@file` relative to `folder`.
+
+    Raises:
+        ScenarioError: The file cannot be read, or is no UTF-8.
+    """
+    try:
+        return read_body(text, folder).decode()
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{text[1:]}: is not UTF-8 text (byte {error.start})") from None
+
+
 def _find(name_or_path: str, folder: Path, what: str) -> Path:
     bundled_one = folder / f"{name_or_path}.toml"
     if "/" not in name_or_path and bundled_one.is_file():
@@ -135,6 +153,15 @@ def _plain(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     target, load_table, server = plain.get("target", {}), plain.get("load", {}), plain.get("server", {})
     if "body" in target:
         target["body"] = read_body(_text(target["body"], f"{path.name}: target.body"), path.parent)
+    if "body_template" in target:
+        where = f"{path.name}: target.body_template"
+        target["body_template"] = read_text(_text(target["body_template"], where), path.parent)
+    for key in _TARGET_FILES:
+        if key in target:
+            target[key] = str(path.parent / _text(target[key], f"{path.name}: target.{key}"))
+    expect = plain.get("expect", {})
+    if isinstance(status := expect.get("status"), int):
+        expect["status"] = str(status)
     if "replay" in load_table:
         name = _text(load_table["replay"], f"{path.name}: load.replay").removeprefix("@")
         load_table["replay"] = read_due_times(path.parent / name)

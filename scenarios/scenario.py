@@ -12,13 +12,15 @@ import msgspec
 from msgspec import Meta
 
 from analysis import SLA
+from scenarios.expect import Expect
+from scenarios.legal import check_header, check_method, check_url
 
 _MAX = 1e9  # every number is finite: TOML knows inf and nan, a load does not
 Positive = Annotated[float, Meta(gt=0, le=_MAX)]
 NotNegative = Annotated[float, Meta(ge=0, le=_MAX)]
 AtLeastOne = Annotated[int, Meta(ge=1, le=10**6)]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+BODY_KEYS = ("body", "body_lines", "body_template")
 
 
 class ScenarioError(ValueError):
@@ -32,26 +34,61 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         url: http://host:port/path, never with a login in it; None: the embedded reference server.
         method: None only with the embedded server, whose own request is then sent.
         headers: By name, as given.
-        body: Of every request; None: no body.
+        body: Of every request. At most one of this and the next two is given; none: no body.
+        body_lines: Path of a file with a JSON body on each line, sent in turn, round and round.
+        body_template: Jinja text that is rendered with random fields, once for each request (see `loadgen.bodies`).
+        shuffle: Send the lines in a random order, another one each time round.
         timeout_s: Of one request from its due time, seconds; None: 10 times the slowest SLA, at least 2 s.
+        cacert: File of the authorities whose certificates are trusted; None: those that the system trusts.
+        insecure: Take any certificate.
+        cert: File of the client's certificate.
+        key: File of its private key; None: it is in `cert`.
+        unix_socket: Path of the socket to connect to; the URL then gives Host and path.
+        re_resolve_s: Resolve the host again so often, seconds; None: only once.
     """
 
     url: str | None = None
     method: str | None = None
     headers: dict[str, str] = {}
     body: bytes | None = None
+    body_lines: str | None = None
+    body_template: str | None = None
+    shuffle: bool = False
     timeout_s: Positive | None = None
+    cacert: str | None = None
+    insecure: bool = False
+    cert: str | None = None
+    key: str | None = None
+    unix_socket: str | None = None
+    re_resolve_s: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.url is not None:
-            _check_url(self.url)
-        if self.method is not None and not _TOKEN.fullmatch(self.method):
-            raise ValueError(f"method: '{self.method}' is not an HTTP method such as GET or POST")
+            check_url(self.url)
+        if self.method is not None:
+            check_method(self.method)
         for name, value in self.headers.items():
-            if not _TOKEN.fullmatch(name):
-                raise ValueError(f"headers: '{name}' is not a header name: use letters, digits and hyphens")
-            if any((ord(sign) < 32 and sign != "\t") or ord(sign) == 127 for sign in value):
-                raise ValueError(f"headers: the value of '{name}' must be one line without control characters")
+            check_header(name, value)
+        self._check_bodies()
+        self._check_connection()
+
+    def _check_bodies(self) -> None:
+        given = [name for name in BODY_KEYS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[1]}: {' and '.join(given)} exclude each other: give one of them")
+        if self.shuffle and self.body_lines is None:
+            raise ValueError("shuffle: only the lines of body_lines can be shuffled: give it, or drop shuffle")
+
+    def _check_connection(self) -> None:
+        of_tls = next((name for name in ("cacert", "insecure", "cert") if getattr(self, name) not in (None, False)), "")
+        if of_tls and self.url is not None and urlsplit(self.url).scheme != "https":
+            raise ValueError(f"{of_tls}: is about TLS, but the URL is not https: write https://, or leave it out")
+        if self.insecure and self.cacert is not None:
+            raise ValueError("insecure: checks no certificate, so cacert has no meaning: drop one of them")
+        if self.key is not None and self.cert is None:
+            raise ValueError("key: belongs to a certificate: name its file with cert")
+        if self.re_resolve_s is not None and self.unix_socket is not None:
+            raise ValueError("re_resolve_s: a unix socket has no name to resolve: drop one of them")
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -140,6 +177,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         name: Of the scenario.
         target: Where requests go.
+        expect: What a reply must be to count as a success.
         server: Settings of the embedded server, all of `ServerSettings` present; unused when the target has a URL.
         load: How load is made.
         slas: What must hold; empty where neither file nor flag says so.
@@ -149,6 +187,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: str
     target: Target = Target()
+    expect: Expect = Expect()
     server: dict[str, Any] = {}
     load: Load = Load()
     slas: tuple[SLA, ...] = ()
@@ -162,6 +201,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"target: timeout {self.target.timeout_s:g} s is below the longest SLA limit, {longest_s:g} s, so "
                 "requests within the SLA would fail: raise the timeout, or leave it out"
             )
+        if self.expect.reads_body and (self.target.method or "").upper() == "HEAD":
+            raise ValueError("expect: a reply to HEAD has no body: drop body_regex and json, or use another method")
         highest = self.load.max_rps
         if self.require_rps is not None and highest is not None and self.require_rps > highest:
             raise ValueError(
@@ -199,13 +240,13 @@ def _with_defaults(target: Any) -> Any:
     if not isinstance(target, Mapping):
         return target
     filled, headers = dict(target), target.get("headers", {})
-    url, body = filled.get("url"), filled.get("body")
+    url, has_body = filled.get("url"), any(filled.get(key) is not None for key in BODY_KEYS)
     if isinstance(url, str) and isinstance(headers, Mapping):
         filled["url"], login = _split_login(url if "://" in url else f"http://{url}")
         headers = headers if _has(headers, "authorization") else {**headers, **login}
-    if filled.get("method") is None and (body is not None or url is not None):
-        filled["method"] = "GET" if body is None else "POST"
-    if body is not None and isinstance(headers, Mapping) and not _has(headers, "content-type"):
+    if filled.get("method") is None and (has_body or url is not None):
+        filled["method"] = "POST" if has_body else "GET"
+    if has_body and isinstance(headers, Mapping) and not _has(headers, "content-type"):
         headers = {**headers, "Content-Type": "application/json"}
     return {**filled, "headers": headers}
 
@@ -277,18 +318,6 @@ def _inner_type(kind: Any, key: str) -> Any:
     options = [option for option in get_args(found) if option is not type(None)]
     is_optional = get_origin(found) is not Literal and len(options) == 1 and type(None) in get_args(found)
     return options[0] if is_optional else found
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"url: '{url}' is not a URL ({error})") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"url: '{url}' is not an HTTP address: write http://host:port/path")
-    if any(ord(sign) <= 32 or ord(sign) == 127 for sign in url):
-        raise ValueError("url: contains spaces or control characters; write them percent-encoded, such as %20")
 
 
 def _increasing(times: tuple[float, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Make realistic values for tests: a finished run against a simulated batching server, without a clock or a socket."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,12 +98,26 @@ def make_records(*, slas: tuple[SLA, ...] = (P99,)) -> tuple[StepRecord, ...]:
             "lateness_p50_s": 4e-5 + 1e-6 * index,
             "lateness_p99_s": 0.041 if extra.get("reasons") else 2e-4 + 1e-5 * index,
             "lateness_max_s": 0.0031,
+            "send_wait_p99_s": 0.0031,
+            "sent_share": 1.0,
+            "dispersion_window_s": 0.01,
+            "dispersion_intended": 1.02 if rate * length > 100 else None,
+            "dispersion_sent": 1.03 if rate * length > 100 else None,
+            "delivery": "as intended" if rate * length > 100 else None,
+            "gap_distance": 0.031 if rate * length > 100 and rate < 500 else None,
+            "in_flight_counted": rate * 0.084,
+            "in_flight_implied": rate * 0.0841,
+            "in_flight_tolerance": rate * 0.001,
             "loop_lag_max_s": 0.0012 + 1e-4 * index,
             "cpu_share": min(0.97, 0.02 + rate * 3e-4),
+            "worker_cpu_share": [min(0.97, 0.02 + rate * 3e-4)],
             "cpu_us_per_request": 11.4,
             "connections": min(128, 4 + round(rate / 8)),
             "connections_opened": min(128, 4 + round(rate / 8)) if index < 5 else 0,
             "connection_waits": 0,
+            "connect_errors": 0,
+            "connect_timeouts": 0,
+            "socket_errors": result.counts["reset"],
             "workers": 1,
         }
         records.append(StepRecord.of(result, slas, index=index, origin_ns=origin_ns, client=client, errors=errors))
@@ -166,3 +181,27 @@ def make_run(**changes: Any) -> Run:
     if "steps" not in changes:
         fields["steps"] = make_records(slas=changes.get("slas", (P99,)))
     return Run(**(fields | changes))
+
+
+def make_load(*, step: Step | None = None, slas: tuple[SLA, ...] = (), exit_code: int = 0, **extra: Any) -> Run:
+    """Return a finished load by hand: one step, no answer; `extra` goes to `run_step`."""
+    step = step or Step(rate_rps=400.0, duration_s=3.0, seed=17, purpose="load")
+    client = {
+        "lateness_p50_s": 4e-5, "lateness_p99_s": 9e-5, "lateness_max_s": 1.2e-3, "cpu_share": 0.23,
+        "cpu_us_per_request": 12.3, "connections": 64, "connections_opened": 59, "connection_waits": 0, "workers": 1,
+    }  # fmt: skip
+    result = run_step(step, **extra)
+    failed = result.offered - result.counts["ok"]
+    errors = {"HTTP 503: queue is full": failed} if failed else {}
+    record = StepRecord.of(result, slas, index=0, origin_ns=0, client=client, errors=errors)
+    return make_run(
+        steps=(record,), slas=slas, answer=None, exit_code=exit_code, wall_s=3.1,
+        environment={"command": "opfind load http://127.0.0.1:8000/predict --rate 400 -d 3s"},
+    )  # fmt: skip
+
+
+def of_users(run: Run, users: int) -> Run:
+    """Return a load as a closed loop would have run it."""
+    (record,) = run.steps
+    step = replace(record.step, rate_rps=None, users=users)
+    return replace(run, steps=(replace(record, step=step),))

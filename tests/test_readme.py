@@ -20,7 +20,8 @@ SHORT = [line for line in COMMANDS if line.startswith("opfind ")]
 
 def arguments_of(line: str, base: str) -> list[str]:
     """Return a command's words with the README's server replaced by a test's."""
-    return [word.replace("http://127.0.0.1:8000/predict", base + "/slow/5") for word in shlex.split(line)[1:]]
+    path = "/outputs" if "--expect-json" in line else "/slow/5"
+    return [word.replace("http://127.0.0.1:8000/predict", base + path) for word in shlex.split(line)[1:]]
 
 
 def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
@@ -32,10 +33,16 @@ def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
     )
 
 
+def _write_inputs(folder: Path) -> None:
+    """Write the files that the commands name."""
+    (folder / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
+    (folder / "requests.jsonl").write_text('{"inputs": [1]}\n{"inputs": [2, 3]}\n', encoding="utf-8")
+
+
 @pytest.mark.parametrize("line", [line for line in SHORT if " run " in line])
 def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
     """Each `opfind run` of the README gives an answer, here on a small budget."""
-    (tmp_path / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
+    _write_inputs(tmp_path)
     with fake_target() as target:
         bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
         bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
@@ -43,6 +50,17 @@ def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
             stdout, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 1, 3, 4), stderr
     assert "operating point" in (stdout + stderr).lower() or '"verdict"' in stdout or "users" in stdout
+
+
+@pytest.mark.parametrize("line", [line for line in SHORT if " load " in line])
+def test_a_load_command_loads(line: str, tmp_path: Path) -> None:
+    """Each `opfind load` of the README prints the spectrum, here of a short and gentle load."""
+    with fake_target() as target:
+        gentle = ["--users", "4"] if "--users" in line else ["--rate", "50"]  # the last one counts
+        with opfind([*arguments_of(line, target.base), *gentle, "-d", "1s"], tmp_path) as process:
+            stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode in (0, 4), stderr
+    assert "from due" in stdout
 
 
 @pytest.mark.parametrize("line", [line for line in SHORT if " serve" in line])

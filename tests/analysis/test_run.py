@@ -45,6 +45,28 @@ def test_strange_files_are_refused(change: dict[str, object], message: str) -> N
         Run.from_json({"format": FORMAT, "version": VERSION, **change})
 
 
+def test_a_load_without_answer_and_sla_round_trips() -> None:
+    """What a load by hand does not have is null in its file, and comes back as None."""
+    due = np.arange(30) * 1_000_000
+    result = StepResult.from_arrays(Step(users=3, duration_s=1.0, purpose="load"), due, due + 5, [0] * 30)
+    record = StepRecord.of(result, (), index=0, origin_ns=0)
+    run = Run(
+        scenario={}, environment={}, slas=(), steps=(record,), answer=None, exit_code=0,
+        started_at="2026-01-01T00:00:00Z", wall_s=1.0,
+    )  # fmt: skip
+    plain = json.loads(json.dumps(run.as_json()))
+    assert (plain["answer"], plain["slas"], plain["steps"][0]["judgement"]) == (None, [], None)
+    again = Run.from_json(plain)
+    assert (again.answer, again.steps[0].judgement) == (None, None)
+    assert json.loads(json.dumps(again.as_json())) == plain
+
+
+def test_an_older_file_is_read() -> None:
+    """A file of version 1, which differs in nothing that a search writes, still opens."""
+    plain = json.loads(json.dumps({**_run().as_json(), "version": 1, "history": ["1: first version"]}))
+    assert Run.from_json(plain).answer == _run().answer
+
+
 def test_the_records_books_close() -> None:
     """Blocks, counts and completions of a record add up to what was offered."""
     for record in _run().steps:

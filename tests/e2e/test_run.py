@@ -59,6 +59,7 @@ def test_the_embedded_server_s_operating_point_is_found(tmp_path: Path) -> None:
     assert answer["safe_rps"] <= 565
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     run = Run.from_json(json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8")))
+    assert run.answer is not None
     assert run.answer.rate_rps is not None
     assert run.answer.rate_rps.value == answer["rate_rps"]["value"]
     assert run.environment["pacing"]

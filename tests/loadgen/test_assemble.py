@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from analysis import SLA
-from loadgen.assemble import assemble
+from loadgen.assemble import assemble, assemble_load
 from loadgen.errors import UsageError
 
 _NONE: dict[str, Any] = dict.fromkeys(
@@ -45,6 +45,46 @@ def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
     assert (load.arrivals, load.replay, load.start_rps, load.max_rps) == ("replay", (0, 1, 3), 2, 50)
     assert (load.connections, load.workers) == (9, 3)
     assert (search.precision, search.budget_s, search.seed) == (0.1, 60, 5)
+
+
+def test_a_connection_s_flags_reach_their_fields() -> None:
+    """Names of files stand as they were typed; an absent switch leaves the file's word."""
+    flags = {"cacert": "ca.pem", "cert": "me.pem", "key": "me.key", "re_resolve": 10.0}
+    target = assemble(_given(url="https://h/", **flags)).target
+    assert (target.cacert, target.cert, target.key, target.re_resolve_s) == ("ca.pem", "me.pem", "me.key", 10)
+    over = assemble(_given(url="https://h/", insecure=True, unix_socket="a.sock")).target
+    assert (over.insecure, over.unix_socket) == (True, "a.sock")
+
+
+def test_a_switch_that_is_not_given_leaves_the_file_s(tmp_path: Path) -> None:
+    """A file may say insecure; the command line need not."""
+    (tmp_path / "s.toml").write_text('[target]\nurl = "https://h/"\ninsecure = true\n')
+    assert assemble(_given(scenario=str(tmp_path / "s.toml"), insecure=None)).target.insecure
+
+
+def test_bodies_and_expectations_reach_their_fields(tmp_path: Path) -> None:
+    """A file of lines is named, a template's file is read, expectations stay as they were written."""
+    (tmp_path / "t.j2").write_text("{{ seq }}")
+    scenario = assemble(_given(body_lines="r.jsonl", shuffle=True, expect_status="200,404", expect_json=("/a=1",)))
+    assert (scenario.target.body_lines, scenario.target.shuffle) == ("r.jsonl", True)
+    assert (scenario.expect.status, scenario.expect.json, scenario.expect.body_regex) == ("200,404", ("/a=1",), None)
+    assert assemble(_given(body_template="{{ uuid() }}")).target.body_template == "{{ uuid() }}"
+    assert assemble(_given(body_template=f"@{tmp_path / 't.j2'}")).target.body_template == "{{ seq }}"
+
+
+def test_a_flag_s_body_replaces_all_that_the_file_says_of_bodies(tmp_path: Path) -> None:
+    """One kind of body replaces another; --shuffle alone adds to the file's lines; expectations replace one by one."""
+    text = '[target]\nbody_lines = "r.jsonl"\nshuffle = true\n[expect]\nstatus = "404"\njson = ["/a=1"]\n'
+    (tmp_path / "s.toml").write_text(text)
+    given = {"scenario": str(tmp_path / "s.toml")}
+    target = assemble(_given(**given, body="{}")).target
+    assert (target.body, target.body_lines, target.shuffle) == (b"{}", None, False)
+    target = assemble(_given(**given, body_lines="other.jsonl")).target
+    assert (target.body_lines, target.shuffle) == ("other.jsonl", False)
+    assert assemble(_given(**given, body_lines="other.jsonl", shuffle=True)).target.shuffle
+    assert assemble(_given(**given, shuffle=None)).target.shuffle
+    expect = assemble(_given(**given, expect_status="2xx")).expect
+    assert (expect.status, expect.json) == ("2xx", ("/a=1",))
 
 
 def test_gamma_takes_its_burstiness() -> None:
@@ -108,7 +148,17 @@ def test_any_http_token_is_a_method() -> None:
         ),
         ({"mode": "closed", "max_rps": 5.0}, "--max-rps has no meaning in the closed load mode"),
         ({"scenario": "closed", "require_rps": 5.0}, "--require-rps has no meaning in the closed load mode"),
+        ({"insecure": True}, "--insecure has no meaning for the bundled reference server: drop it or give a URL"),
+        ({"unix_socket": "a"}, "--unix-socket has no meaning for the bundled reference server"),
+        ({"re_resolve": 1.0}, "--re-resolve has no meaning for the bundled reference server"),
+        ({"url": "h", "cert": ""}, "command line: target.cert: is about TLS, but the URL is not https"),
         ({"max_users": 5}, "--max-users has no meaning in the open load mode"),
+        ({"body": "a", "body_lines": "b"}, "target.body_lines: body and body_lines exclude each other: give one"),
+        ({"shuffle": True}, "target.shuffle: only the lines of body_lines can be shuffled: give it, or drop shuffle"),
+        ({"expect_status": "ok"}, "command line: expect.status: 'ok' is not an HTTP status: write 200"),
+        ({"expect_body_regex": "a("}, "command line: expect.body_regex: 'a(' is not a regular expression"),
+        ({"expect_json": ("/a=b",)}, "command line: expect.json: 'b' is not a JSON value; text needs its quotes"),
+        ({"url": "h", "method": "head", "expect_json": ("/a=1",)}, "command line: expect: a reply to HEAD has no body"),
         ({"headers": (("a b", "c"),)}, "command line: target.headers: 'a b' is not a header name"),
     ],
 )
@@ -118,3 +168,41 @@ def test_a_users_mistake_is_one_sentence(flags: dict[str, Any], sentence: str) -
         assemble(_given(**flags))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _loaded(**flags: Any) -> dict[str, Any]:
+    return {**_NONE, "users": None, "rate": None, "think": None, "duration": 10.0, **flags}
+
+
+def test_a_load_needs_no_sla() -> None:
+    """`opfind load --rate 400` is an open step at that rate, on the embedded server, and nothing is judged."""
+    scenario, step = assemble_load(_loaded(rate=400.0, arrivals=("constant", ""), seed=3))
+    assert (scenario.slas, scenario.load.mode, scenario.target.url) == ((), "open", None)
+    assert (step.rate_rps, step.users, step.duration_s, step.arrivals, step.seed) == (400, None, 10, "constant", 3)
+    assert step.purpose == "load"
+
+
+def test_users_make_a_load_closed() -> None:
+    """`opfind load --users 64 --think 1s` is a closed step, whatever the scenario's own mode is."""
+    scenario, step = assemble_load(_loaded(users=64, think=1.0, scenario="open", sla_p99="50ms"))
+    assert (scenario.load.mode, scenario.load.think_s, step.users, step.rate_rps) == ("closed", 1, 64, None)
+    assert scenario.slas == (SLA.parse("p99<50ms"),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({}, "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
+        ({"users": 2, "rate": 5.0}, "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
+        ({"rate": 5.0, "think": 1.0}, "--think has no meaning in the open load mode: drop it or use --users"),
+        (
+            {"users": 5, "arrivals": ("constant", "")},
+            "--arrivals has no meaning in the closed load mode: drop it or use --rate",
+        ),
+    ],
+)
+def test_a_mistake_in_a_load_is_one_sentence(flags: dict[str, Any], sentence: str) -> None:
+    """Each sentence ends with what to write instead."""
+    with pytest.raises(UsageError) as caught:
+        assemble_load(_loaded(**flags))
+    assert str(caught.value) == sentence

@@ -16,15 +16,15 @@ from typing import Any, TextIO
 import pytest
 from click import Option
 
-from analysis import Run
+from analysis import Run, Step
 from loadgen import console, files, session
-from loadgen.cli import main, run
+from loadgen.cli import load, main, run
 from loadgen.errors import OpfindError, TargetError, UsageError
 from loadgen.mask import SWITCHES
 from loadgen.progress import Progress
 from loadgen.session import Finished
 from scenarios import Scenario
-from tests.factories import P99, make_answer, make_records, make_run
+from tests.factories import P99, make_answer, make_load, make_records, make_run
 
 RECORDS = make_records()
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +215,11 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
         (["run", "--sla-p99", "1s", "-o", ""], "the name is empty: name a folder, or leave -o out"),
         (["run", "--sla-p99", "1s", "--timeout", "500ms"], "timeout 0.5 s is below the longest SLA limit, 1 s"),
         (["run", "--sla-p99", "1s", "--require-rps", "9", "--max-rps", "8"], "require_rps: 9 is above max_rps, 8"),
+        (["load"], "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
+        (["load", "--users", "2", "--rate", "5"], "say how much load: either --users 64"),
+        (["load", "--users", "0"], "'0' is not a whole number from 1 to 1000000"),
+        (["load", "--rate", "5", "-d", "3"], "'3' is not a duration"),
+        (["load", "--rate", "5", "--require-rps", "3"], "No such option"),
         (["serve", "--port", "99999"], "'99999' is not a port from 0 to 65535"),
         (["serve", "--device", "nosuch"], "device 'nosuch': there is no such file, and the bundled ones are simulated"),
         (["fly"], "No such command 'fly'"),
@@ -222,7 +227,7 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
 )
 def test_a_usage_error_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     """A wrong flag ends with code 2, one line on standard error, nothing on standard output, and no secret."""
-    assert main([*arguments, *(["--json"] if arguments[0] == "run" else [])]) == 2
+    assert main([*arguments, *(["--json"] if arguments[0] in ("run", "load") else [])]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -315,6 +320,8 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
             r"\S+",
             """--sla-p99 --sla --error-budget --mode --arrivals --seed --precision --budget --timeout --start-rps
             --max-rps --max-users --connections --workers --method -H --header --body --scenario --require-rps
+            --cacert --insecure --cert --key --unix-socket --re-resolve
+            --body-lines --shuffle --body-template --expect-status --expect-body-regex --expect-json
             -o --output --json""",
         )
     )
@@ -322,7 +329,9 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
         assert f" {flag}" in shown, flag
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["serve", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["run", "--help"], ["load", "--help"], ["serve", "--help"]]
+)
 def test_help_and_version_are_quick(arguments: list[str]) -> None:
     """They load none of the heavy libraries, which is what makes them quick."""
     script = f"""
@@ -389,6 +398,45 @@ def test_serve_hands_the_profile_to_the_server(
     assert main(["serve", "--host", "::1", "--port", "0", "--device", str(tmp_path / "slow.toml")]) == 0
     assert seen == [(99.0, "::1", 0)]
     assert capsys.readouterr().out == "listening on http://[::1]:4321\n"
+
+
+def test_a_load_goes_to_the_session_and_its_answer_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`opfind load --rate 400 -d 3s` runs that one step, without an SLA; --json moves the words to standard error."""
+    asked: list[tuple[Scenario, Step]] = []
+
+    def fake_load(scenario: Scenario, step: Step, **_: Any) -> Finished:
+        asked.append((scenario, step))
+        return Finished(run=make_load(), results=())
+
+    monkeypatch.setattr(session, "load", fake_load)
+    command = ["load", "http://h/", "--rate", "400", "-d", "3s", "-o", str(tmp_path / "out")]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Load: 400 req/s offered for 3 s")
+    assert err == "opfind: 400 req/s for 3 s, open loop, poisson arrivals, http://h/\n"
+    ((scenario, step),) = asked
+    assert (scenario.slas, step.rate_rps, step.duration_s, step.purpose) == ((), 400, 3, "load")
+    assert main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out))[:6] == ["ok", "offered", "errors", "timeouts", "lost", "unsent"]
+    assert "Load: 400 req/s offered" in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["run.json", "steps.npz", "report.html", "summary.md", "junit.xml", "steps.hlog"]
+    )
+
+
+def test_a_load_shares_the_flags_of_run() -> None:
+    """Whatever `run` knows of the request and the way to the target, `load` knows too: the same options."""
+    search_only = {
+        "mode", "start_rps", "max_rps", "max_users", "precision", "budget", "require_rps",
+    }  # fmt: skip
+    of_run = {param.name: param for param in run.params if isinstance(param, Option)}
+    of_load = {param.name: param for param in load.params if isinstance(param, Option)}
+    assert set(of_run) - set(of_load) == search_only
+    assert set(of_load) - set(of_run) == {"users", "rate", "duration", "think"}
+    assert all(of_load[name] is option for name, option in of_run.items() if name in of_load)
 
 
 def test_no_thread_of_the_view_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from analysis import SLA, Estimate, OperatingPoint, Step, StepRecord, StepResult
+from analysis import SLA, Estimate, OperatingPoint, Reason, Run, Step, StepRecord, StepResult
 from loadgen import console
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress
-from tests.factories import P99, make_answer, make_records, make_run
+from tests.factories import P99, make_answer, make_load, make_records, make_run, of_users
 
 RECORDS = make_records()
 
@@ -328,3 +328,86 @@ def test_hostile_words_of_a_target_do_nothing(tmp_path: Path) -> None:
     with console.live(f"title {hostile}", stream) as show:
         show(_progress(ended=True, records=(replace(record, reasons=(RECORDS[6].reasons)),)))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stream.getvalue())
+
+
+def _loaded(run: Run, folder: Path, width: int = 100) -> str:
+    stream = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        console.print_answer(run, folder, stream)
+    return stream.getvalue()
+
+
+def test_a_load_is_shown_as_wrk_users_expect_it_and_more(tmp_path: Path) -> None:
+    """Throughput, books, both latency columns, lateness, CPU and connections are on the screen, and no search."""
+    shown = _loaded(make_load(), tmp_path)
+    assert shown.startswith("Load: 400 req/s offered for 3 s: p50 ")
+    assert re.search(r"Throughput +\d+ req/s +of \d+ req/s offered", shown)
+    assert re.search(r"Requests +([\d,]+) offered = \1 ok \+ 0 errors \+ 0 timeouts \+ 0 lost \+ 0 unsent", shown)
+    assert re.search(r"Latency +from due +from sent", shown)
+    for quantile in ("50", "75", "90", "95", "99", "99.9", "100"):
+        assert re.search(rf"^ *{quantile} % +[\d.]+ ms +[\d.]+ ms +━+", shown, re.MULTILINE), quantile
+    assert re.search(r"Lateness +p50 40 µs, p99 90 µs, max 1\.2 ms", shown)
+    assert re.search(r"Client CPU +12\.3 µs a request +1 worker, the busiest at 23 % of a core", shown)
+    assert re.search(r"Connections +64 at once +59 opened during the load", shown)
+    assert "SLA" not in shown
+    assert "Operating point" not in shown
+
+
+def test_a_load_says_why_due_and_sent_differ(tmp_path: Path) -> None:
+    """The words fit the loop: a schedule in an open one, a user in a closed one."""
+    assert "due by the schedule" in _flat(_loaded(make_load(), tmp_path))
+    assert "since the user was free to ask" in _flat(_loaded(of_users(make_load(), 64), tmp_path))
+
+
+def test_the_client_s_limit_is_loud(tmp_path: Path) -> None:
+    """A client-limited load opens with it, and names the resource and the flag; its numbers are still there."""
+    busy = Reason("client", "an engine process used 97% of its core: raise --workers")
+    shown = _flat(_loaded(make_load(reasons=(busy,), exit_code=4), tmp_path))
+    assert shown.startswith("Client-limited: ")
+    assert "was the limit: an engine process used 97% of its core: raise --workers." in shown
+    assert "Latency from due" in shown
+
+
+def test_a_loads_failures_are_told_in_their_words(tmp_path: Path) -> None:
+    """Kinds of failure, and what the target said; a quantile among failures has no number."""
+    shown = _loaded(make_load(failing_share=0.05), tmp_path)
+    assert re.search(r"Failed +\d+ http status, \d+ reset", shown)
+    assert re.search(r"Errors: \d+ x HTTP 503: queue is full", shown)
+    assert re.search(r"99 % +failed +failed$", shown, re.MULTILINE)
+
+
+def test_a_load_that_never_began_is_told_without_numbers(tmp_path: Path) -> None:
+    """Interrupted before its first request, a load has a headline and nothing else."""
+    shown = _loaded(replace(make_load(exit_code=130), steps=()), tmp_path)
+    assert shown.startswith("Interrupted: The load was interrupted before the first request.")
+    assert "Latency" not in shown
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_load_fits_its_terminal(tmp_path: Path, width: int) -> None:
+    """No line is wider than the terminal, and no number is cut off in eighty columns."""
+    shown = _loaded(make_load(failing_share=0.05), tmp_path / "out", width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert width < 80 or "…" not in shown
+
+
+@pytest.mark.parametrize("sla", [None, P99])
+def test_the_view_of_a_load_shows_no_search(sla: SLA | None) -> None:
+    """A load has a clock, a rate and a quantile; a verdict only with an SLA, and neither a bracket nor a plot."""
+    step = Step(rate_rps=400, duration_s=10, purpose="load")
+    judgement = RECORDS[12].judgement if sla else None
+    shown = "\n".join(_painted(_progress(step=step, sla=sla, judgement=judgement, records=()), 100, 40))
+    assert re.search(r"p99 +\d+ ms", shown)
+    assert ("SLA" in shown) is ("verdict" in shown) is (sla is not None)
+    assert "so far" not in shown
+    assert "┤" not in shown
+
+
+def test_the_lines_of_a_load_leave_the_step_to_the_answer() -> None:
+    """Without a terminal only the title is printed: a step's line would repeat the answer."""
+    stream = io.StringIO()
+    record = make_load().steps[0]
+    with console.live("opfind: a load", stream) as show:
+        show(_progress(step=record.step, sla=None, judgement=None, records=(record,), ended=True))
+    assert stream.getvalue().splitlines() == ["opfind: a load"]

@@ -314,7 +314,7 @@ def test_closed_connections_are_not_kept_in_memory(target: FakeTarget) -> None:
             fleet.run_step(Step(users=8, duration_s=2.0, seed=seed), never)
             with open(statm, encoding="ascii") as file:  # noqa: PTH123
                 grown.append(int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE"))
-    assert grown[1] - grown[0] < 500_000  # 0.86 kB a connection, when it was kept
+    assert grown[1] - grown[0] < 1_000_000  # 0.86 kB a connection, when it was kept
 
 
 def test_opening_connections_is_not_the_client_s_lateness(target: FakeTarget) -> None:

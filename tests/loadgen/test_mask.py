@@ -50,6 +50,10 @@ def test_a_url_loses_its_secrets_only(url: str, shown: str) -> None:
         ["-o", "-H", "-H", f"X-Key: {SECRET}"],
         ["-oout", "-H", f"X-Key: {SECRET}"],
         ["--json", "-H", f"X-Key: {SECRET}"],
+        ["--insecure", "-H", f"X-Key: {SECRET}"],
+        ["--shuffle", "-H", f"X-Key: {SECRET}"],
+        ["--body-template", f'{{"password": "{SECRET}"}}'],
+        [f"--body-template={SECRET}"],
     ],
 )
 def test_the_command_line_shows_no_secret(arguments: list[str]) -> None:
@@ -71,6 +75,16 @@ def test_a_body_from_a_file_is_named() -> None:
     """The file's name is no secret; where flags end, what follows is a URL."""
     shown = mask_command(["run", "--body", "@a b.json", "--body=@c", "--", f"u:{SECRET}@h/"])
     assert shown == "opfind run --body '@a b.json' --body=@c -- '***@h/'"
+
+
+def test_a_template_in_the_run_file_is_a_digest() -> None:
+    """As a body, it is kept as size and digest; the name of a file of lines stays."""
+    path = "requests.jsonl"
+    plain = mask(scenarios.Scenario(name="s", target=scenarios.Target(body_template=SECRET)))
+    assert plain["target"]["body_template"]["bytes"] == len(SECRET)
+    assert SECRET not in json.dumps(plain)
+    assert mask(scenarios.Scenario(name="s", target=scenarios.Target(body_lines=path)))["target"]["body_lines"] == path
+    assert mask(scenarios.Scenario(name="s"))["target"]["body_template"] is None
 
 
 def test_a_login_without_a_scheme_is_masked_in_text() -> None:

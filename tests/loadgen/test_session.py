@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis import SLA, Estimate, OperatingPoint, Outcome, Step, StepResult
+from analysis import SLA, Estimate, OperatingPoint, Outcome, Reason, Step, StepRecord, StepResult
 from analysis.operating_point import Verdict
-from loadgen.session import _looks_dead, exit_code
+from loadgen.session import _looks_dead, exit_code, load_exit_code
 
 
 def ended(outcomes: list[Outcome]) -> StepResult:
@@ -51,3 +51,36 @@ def test_exit_codes(verdict: Verdict, required: float | None, code: int) -> None
         safe_rps=95.5 if rate else None,
     )  # fmt: skip
     assert exit_code(answer, required) == code
+
+
+CLIENT, TARGET, BOOKS = Reason("client", "busy"), Reason("target", "gone"), Reason("books", "open")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reasons", "sla", "code"),
+    [
+        ([Outcome.OK] * 2000, (), None, 0),
+        ([Outcome.OK] * 1000 + [Outcome.HTTP_STATUS] * 1000, (), None, 0),
+        ([Outcome.HTTP_STATUS] * 2000, (), None, 5),
+        ([Outcome.TIMEOUT] * 2000, (), "p99<1s", 5),
+        ([], (), None, 0),
+        ([Outcome.OK] * 2000, (CLIENT,), None, 4),
+        ([Outcome.LOST] * 2000, (CLIENT,), None, 4),
+        ([Outcome.CONNECT_ERROR] * 2000, (CLIENT,), None, 4),
+        ([Outcome.HTTP_STATUS] * 2000, (CLIENT,), None, 5),
+        ([Outcome.OK] * 2000, (BOOKS,), "p99<1s", 4),
+        ([Outcome.OK] * 2000, (CLIENT, TARGET), "p99<1s", 5),
+        ([Outcome.OK] * 2000, (), "p99<1s", 0),
+        ([Outcome.OK] * 2000, (), "p99<500us", 1),
+        ([Outcome.OK] * 50, (), "p99<1s", 3),
+    ],
+)
+def test_exit_codes_of_a_load(outcomes: list[Outcome], reasons: tuple[Reason, ...], sla: str | None, code: int) -> None:
+    """What broke comes before what was measured; failures alone are a measurement, unless nothing else came back."""
+    slas = (SLA.parse(sla),) if sla else ()
+    due = np.arange(len(outcomes)) * 1_000_000
+    result = StepResult.from_arrays(
+        Step(rate_rps=1000, duration_s=2, purpose="load"), due, due + 1_000_000, [int(o) for o in outcomes],
+        reasons=reasons,
+    )  # fmt: skip
+    assert load_exit_code(StepRecord.of(result, slas, index=0, origin_ns=0)) == code

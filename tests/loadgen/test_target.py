@@ -1,11 +1,18 @@
 """Targets: what a URL means, and the bytes of a request."""
 
 import socket
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from loadgen.errors import TargetError, UsageError
 from loadgen.target import Endpoint, request_bytes
+from scenarios.scenario import Target
 
 
 def test_a_url_is_taken_apart() -> None:
@@ -28,10 +35,13 @@ def test_defaults_of_a_url(url: str, port: int, path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("ftp://127.0.0.1/", "not an http or https URL"),
+        ("ftp://127.0.0.1/", "not an HTTP address"),
         ("http://127.0.0.1:99999/", "not a URL"),
-        ("http://", "not an http or https URL"),
+        ("http://127.0.0.1:0/", "not an HTTP address"),
+        ("http://", "not an HTTP address"),
         ("http://127.0.0.1/a b", "percent-encode"),
+        ("http://127.0.0.1/ä", "percent-encode"),
+        ("http://bücher.test/", "xn--"),
         ("http://me:secret@127.0.0.1/", "Authorization"),
     ],
 )
@@ -81,6 +91,93 @@ def test_what_would_break_the_request_is_refused(method: str | None, headers: di
     """No method and no header can smuggle a line of its own."""
     with pytest.raises(UsageError):
         request_bytes(Endpoint.of("127.0.0.1"), method, headers, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://127.0.0.1:443/", "127.0.0.1:443"),
+        ("http://127.0.0.1:80/", "127.0.0.1"),
+        ("https://127.0.0.1:443/", "127.0.0.1"),
+        ("https://127.0.0.1:80/", "127.0.0.1:80"),
+    ],
+)
+def test_host_names_the_port_unless_the_scheme_implies_it(url: str, host: str) -> None:
+    """A port is left out only where it is the scheme's own (RFC 9110, section 7.2)."""
+    assert f"\r\nHost: {host}\r\n".encode() in request_bytes(Endpoint.of(url), None, {}, None)
+
+
+def test_a_link_s_zone_stays_at_home() -> None:
+    """The zone of an address means something to this machine only (RFC 6874, section 4)."""
+    endpoint = replace(Endpoint.of("127.0.0.1:8000"), host="fe80::1%eth0")
+    assert b"\r\nHost: [fe80::1]:8000\r\n" in request_bytes(endpoint, None, {}, None)
+
+
+def test_a_host_header_of_one_s_own_stands_alone() -> None:
+    """It replaces the URL's, whatever its case."""
+    request = request_bytes(Endpoint.of("127.0.0.1:8000"), None, {"HOST": "virtual.test"}, None)
+    assert b"\r\nHost: virtual.test\r\n" in request
+    assert request.lower().count(b"\r\nhost:") == 1
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a client's certificate, its key, an encrypted key, another's key, and what is none of these."""
+    folder = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca"))
+    mine, other = authority.issue_cert("mine.test"), authority.issue_cert("other.test")
+    mine.cert_chain_pems[0].write_to_path(str(folder / "cert"))
+    mine.private_key_pem.write_to_path(str(folder / "key"))
+    other.private_key_pem.write_to_path(str(folder / "other"))
+    loaded = serialization.load_pem_private_key(mine.private_key_pem.bytes(), None)
+    form, lock = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"hunter2")
+    (folder / "locked").write_bytes(loaded.private_bytes(serialization.Encoding.PEM, form, lock))
+    (folder / "empty").touch()
+    return folder
+
+
+def test_good_files_make_a_context(files: Path) -> None:
+    """Authority, certificate and key are read as the endpoint is made, and again in each worker."""
+    target = Target(cacert=str(files / "ca"), cert=str(files / "cert"), key=str(files / "key"))
+    context = Endpoint.of("https://127.0.0.1/", target).tls_context()
+    assert context is not None
+    assert context.cert_store_stats()["x509"] == 1
+    assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"cacert": "none"}, r"--cacert '.*none': cannot be read \(No such file"),
+        ({"cacert": "."}, r"--cacert '.*': cannot be read \(Is a directory"),
+        ({"cacert": "empty"}, r"--cacert '.*empty': .*; name a PEM file of certificates"),
+        ({"cacert": "key"}, r"--cacert '.*key': .*; name a PEM file of certificates"),
+        ({"cert": "none"}, r"--cert '.*none': cannot be read"),
+        ({"cert": "cert", "key": "none"}, r"--key '.*none': cannot be read"),
+        ({"cert": "cert", "key": "other"}, r"--cert '.*cert' with --key '.*other': key values mismatch"),
+        ({"cert": "cert"}, r"--cert '.*cert': .* private key that belongs to it"),
+        ({"cert": "empty", "key": "key"}, r"--cert '.*empty' with --key"),
+        ({"cert": "cert", "key": "locked"}, r"the private key in '.*locked' is encrypted: decrypt it first"),
+    ],
+)
+def test_a_bad_file_is_a_usage_error_that_names_it(files: Path, names: dict[str, str], says: str) -> None:
+    """What cannot be read or does not fit ends before any load, in one sentence."""
+    named: dict[str, Any] = {field: str(files / name) for field, name in names.items()}
+    with pytest.raises(UsageError, match=says) as error:
+        Endpoint.of("https://127.0.0.1/", Target(**named))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_unix_socket_is_the_target_s_failure(tmp_path: Path) -> None:
+    """Missing, no socket at all, nobody listening, too long: each is named with its path."""
+    stale, plain = tmp_path / "stale", tmp_path / "plain"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(stale))
+    plain.touch()
+    for path in (tmp_path / "none", stale, plain, tmp_path / ("x" * 120)):
+        with pytest.raises(TargetError, match=f"cannot connect to the unix socket '{path}': .+; check --unix-socket"):
+            Endpoint.of("http://h/", Target(unix_socket=str(path)))
 
 
 def test_a_name_with_two_addresses_finds_the_one_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:

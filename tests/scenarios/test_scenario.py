@@ -125,6 +125,14 @@ def test_reads_every_table(tmp_path: Path) -> None:
         ("[target]\nheaders = { a = 1 }", "checkout.toml: target.headers: "),
         ("[target]\nbody = '@none.json'", "none.json: cannot be read (No such file or directory)"),
         ("[target]\nbody = 3", "checkout.toml: target.body: 3 must be text"),
+        ("[target]\ncacert = 3", "checkout.toml: target.cacert: 3 must be text"),
+        ("[target]\nurl = 'h'\ncacert = 'a'", "checkout.toml: target.cacert: is about TLS, but the URL is not https"),
+        ("[target]\nurl = 'h'\ninsecure = true", "checkout.toml: target.insecure: is about TLS, but the URL"),
+        ("[target]\ncacert = 'a'\ninsecure = true", "checkout.toml: target.insecure: checks no certificate, so cacert"),
+        ("[target]\nkey = 'a'", "checkout.toml: target.key: belongs to a certificate: name its file with cert"),
+        ("[target]\nre_resolve = '0s'", "checkout.toml: target.re_resolve: 0.0 must be a number > 0.0"),
+        ("[target]\nre_resolve = '1s'\nunix_socket = 'a'", "checkout.toml: target.re_resolve: a unix socket has"),
+        ("[target]\nheaders = { a = '€' }", "checkout.toml: target.headers: the value of 'a' holds a character"),
         ("load = 3", "checkout.toml: load: must be a table, [load]"),
         ("[load]\narrivals = 'replay'", "checkout.toml: load.replay: name the file of due times"),
         ("a = 1\nb = = 2", "checkout.toml: is not valid TOML: Invalid value (at line 2, column 5)"),
@@ -141,6 +149,17 @@ def test_an_error_names_file_key_and_rule(tmp_path: Path, text: str, sentence: s
     message = _error(tmp_path, text)
     assert sentence in message
     assert "\n" not in message
+
+
+def test_the_files_of_a_connection_are_beside_the_scenario(tmp_path: Path) -> None:
+    """Relative names start where the scenario file is, as `body` does; absolute ones stand."""
+    lines = "url = 'https://h/'\ncacert = 'ca.pem'\ncert = '/etc/me.pem'\nkey = 'me.key'\nunix_socket = 'a.sock'"
+    (tmp_path / "one.toml").write_text(f"[target]\n{lines}")
+    target = load(str(tmp_path / "one.toml")).target
+    assert (target.cacert, target.cert) == (str(tmp_path / "ca.pem"), "/etc/me.pem")
+    assert (target.key, target.unix_socket) == (str(tmp_path / "me.key"), str(tmp_path / "a.sock"))
+    (tmp_path / "two.toml").write_text("[target]\nre_resolve = '10s'")
+    assert load(str(tmp_path / "two.toml")).target.re_resolve_s == 10
 
 
 def test_a_missing_scenario_names_the_bundled_ones() -> None:

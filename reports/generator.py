@@ -1,0 +1,128 @@
+"""The generator's own part, step by step: how exactly it sent, whether its books close, what it used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis import Run, StepRecord
+from reports import text
+
+COLUMNS = (
+    "lateness p50",
+    "p99",
+    "sent of due",
+    "dispersion, sent / intended",
+    "gap distance",
+    "in flight, counted / rate x latency",
+    "CPU per worker",
+    "loop lag max",
+    "waits for a connection",
+)
+_MOST_WORKERS = 8
+
+
+def table(run: Run) -> list[tuple[int, bool, list[str]]]:
+    """Return for each step that tells of its generator its number, whether it is sound, and a text for each column."""
+    return [
+        (record.index + 1, not record.reasons, _cells(record.client)) for record in run.steps if _tells(record.client)
+    ]
+
+
+def verdict(run: Run) -> str | None:
+    """Say in one sentence how exactly all steps were sent, or which were not; None where no step tells."""
+    told = [record for record in run.steps if _tells(record.client)]
+    if not told:
+        return None
+    limited = [record for record in told if _has(record, "client")]
+    limit = f"the limit itself in {_steps(limited, told)}" if limited else ""
+    fair = [record for record in told if record not in limited]
+    return ", ".join(filter(None, (limit, _lateness(fair), _delivered(fair, told), _books(told)))) + "."
+
+
+def _tells(client: Mapping[str, Any]) -> bool:
+    """Say that a step has these numbers; files of older versions lack them."""
+    return "sent_share" in client
+
+
+def _has(record: StepRecord, kind: str) -> bool:
+    return any(reason.kind == kind for reason in record.reasons)
+
+
+def _number(client: Mapping[str, Any], key: str) -> float | None:
+    value = client.get(key)
+    return value if isinstance(value, int | float) else None
+
+
+def _cells(client: Mapping[str, Any]) -> list[str]:
+    sent_share, gap = _number(client, "sent_share"), _number(client, "gap_distance")
+    used = client.get("worker_cpu_share")
+    shares = [f"{100 * share:.0f} %" for share in used[:_MOST_WORKERS]] if isinstance(used, list) else []
+    waits = _number(client, "connection_waits")
+    return [
+        text.latency(_number(client, "lateness_p50_s")),
+        text.latency(_number(client, "lateness_p99_s")),
+        text.NONE if sent_share is None else text.share(sent_share),
+        " / ".join(_pair(client, "dispersion_sent", "dispersion_intended")) or text.NONE,
+        text.NONE if gap is None else f"{gap:.3f}",
+        " / ".join(_pair(client, "in_flight_counted", "in_flight_implied")) or text.NONE,
+        ", ".join(shares) or text.NONE,
+        text.latency(_number(client, "loop_lag_max_s")),
+        text.NONE if waits is None else f"{waits:,.0f}",
+    ]
+
+
+def _pair(client: Mapping[str, Any], seen: str, wanted: str) -> tuple[str, ...]:
+    """Return what was seen and what it should be, in digits that can be compared; nothing where one is not known."""
+    both = _number(client, seen), _number(client, wanted)
+    if both[0] is None or both[1] is None:
+        return ()
+    return tuple(text.number(value) if abs(value) >= 10 else f"{value:.2f}" for value in both if value is not None)
+
+
+def _lateness(told: list[StepRecord]) -> str:
+    worst_s = max((_number(record.client, "lateness_p99_s") or 0.0 for record in told), default=None)
+    return "" if worst_s is None else f"late by at most {text.latency(worst_s)} (p99)"
+
+
+def _delivered(fair: list[StepRecord], told: list[StepRecord]) -> str:
+    judged = [record for record in fair if record.client.get("delivery")]
+    if not judged:
+        return ""
+    amiss = [record for record in judged if record.client["delivery"] != "as intended"]
+    if amiss:
+        first = amiss[0].client
+        sent, intended = _pair(first, "dispersion_sent", "dispersion_intended")
+        return (
+            f"schedule not delivered evenly in {_steps(amiss, told)} (dispersion {sent} where {intended} was intended)"
+        )
+    if len(judged) < len(fair):
+        return f"schedule delivered as intended in {_count(len(judged))} that can tell"
+    return "schedule delivered as intended"
+
+
+def _books(told: list[StepRecord]) -> str:
+    judged = [record for record in told if _number(record.client, "in_flight_counted") is not None]
+    amiss = [record for record in judged if _has(record, "books")]
+    if amiss:
+        counted, implied = _pair(amiss[0].client, "in_flight_counted", "in_flight_implied")
+        return (
+            f"Little's law broken in {_steps(amiss, told)} ({counted} in flight counted, {implied} by rate x latency)"
+        )
+    if not judged:
+        return ""
+    where = f"all {len(told)} steps" if len(told) == len(judged) > 1 else _count(len(judged))
+    return f"books and Little's law closed in {where}"
+
+
+def _count(steps: int) -> str:
+    return "the step" if steps == 1 else f"the {steps} steps"
+
+
+def _steps(records: list[StepRecord], told: list[StepRecord]) -> str:
+    """Name up to five steps by their numbers; where there is only one, a number says nothing."""
+    if len(told) == 1:
+        return "the step"
+    numbers = [str(record.index + 1) for record in records]
+    if len(numbers) == 1:
+        return f"step {numbers[0]}"
+    shown = ", ".join(numbers[:5]) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+    return f"steps {shown}"

@@ -1,0 +1,39 @@
+"""What HTTP lets a URL, a method and a header be; the error says which rule is broken, its key first."""
+
+import re
+from urllib.parse import urlsplit
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError unless a URL names a place that HTTP can ask."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"url: '{url}' is not a URL ({error})") from None
+    if "@" in parts.netloc:
+        raise ValueError("url: holds a user or password: give -H 'Authorization: …' instead")
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise ValueError(f"url: '{url}' is not an HTTP address: write http://host:port/path")
+    if not url.isascii() or any(ord(sign) <= 32 or ord(sign) == 127 for sign in url):
+        raise ValueError(
+            "url: contains spaces, control or non-ASCII characters; percent-encode them (%20), or in a host write xn--…"
+        )
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError unless a method is an HTTP token."""
+    if not _TOKEN.fullmatch(method):
+        raise ValueError(f"method: '{method}' is not an HTTP method such as GET or POST")
+
+
+def check_header(name: str, value: str) -> None:
+    """Raise ValueError unless a header can stand in a request, on a line of its own."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"headers: '{name}' is not a header name: use letters, digits and hyphens")
+    if any((ord(sign) < 32 and sign != "\t") or ord(sign) == 127 for sign in value):
+        raise ValueError(f"headers: the value of '{name}' must be one line without control characters")
+    if any(ord(sign) > 255 for sign in value):
+        raise ValueError(f"headers: the value of '{name}' holds a character that HTTP cannot carry: percent-encode it")
