@@ -365,8 +365,9 @@ def load_exit_code(record: StepRecord) -> int:
     kinds = {reason.kind for reason in record.reasons}
     counts = record.counts
     nothing_came_back = record.offered > 0 and not counts["ok"]
-    # A client at its limit explains what was lost or never sent, but not that nothing at all was answered well.
-    if "target" in kinds or (nothing_came_back and not counts["lost"] + counts["unsent"]):
+    # A client at its limit explains what was lost or never got as far as the target, but no wrong or missing reply.
+    explained = counts["lost"] + counts["unsent"] + counts["connect_error"]
+    if "target" in kinds or (nothing_came_back and not explained):
         return 5
     if kinds:  # the step is not sound, so its numbers decide nothing
         return 4

@@ -141,10 +141,10 @@ def test_books_that_do_not_close_are_a_reason() -> None:
         (
             {"connection_waits": 90},
             {},
-            "all 100 connections were busy for 90 requests: raise --connections (up to 960)",
+            "all 100 connections were busy for 90 requests: raise --connections (up to 992)",
         ),
         ({"connection_waits": 90}, {"files": None}, "raise --connections"),
-        ({"connection_waits": 90}, {"connections": 960}, "raise 'ulimit -Hn' (now 1024) and --connections"),
+        ({"connection_waits": 90}, {"connections": 992}, "raise 'ulimit -Hn' (now 1024) and --connections"),
         ({"connection_waits": 9}, {}, None),
         ({}, {"errors": {f"cannot connect: {os.strerror(errno.EMFILE)}": 3}}, "3 requests got no connection"),
         ({}, {"errors": {f"cannot connect: {os.strerror(errno.EADDRNOTAVAIL)}": 1}}, "ip_local_port_range"),

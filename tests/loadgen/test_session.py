@@ -68,6 +68,8 @@ CLIENT, TARGET, BOOKS = Reason("client", "busy"), Reason("target", "gone"), Reas
         ([Outcome.LOST] * 2000, (CLIENT,), None, 4),
         ([Outcome.CONNECT_ERROR] * 2000, (CLIENT,), None, 4),
         ([Outcome.HTTP_STATUS] * 2000, (CLIENT,), None, 5),
+        ([Outcome.TIMEOUT] * 2000, (CLIENT,), None, 5),
+        ([Outcome.TIMEOUT] * 1999 + [Outcome.UNSENT], (CLIENT,), None, 4),
         ([Outcome.OK] * 2000, (BOOKS,), "p99<1s", 4),
         ([Outcome.OK] * 2000, (CLIENT, TARGET), "p99<1s", 5),
         ([Outcome.OK] * 2000, (), "p99<1s", 0),
