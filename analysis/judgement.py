@@ -34,8 +34,8 @@ class Judgement:
         binding: The bound nearest to failing: an SLA's text, or "error budget".
         share: Share of requests that violate that bound, in [0, 1].
         low: Lower end of the share's 95 % interval.
-        high: Upper end. Without a violation and with a tail far below the limit, from that tail; 0 for errors
-            of which there was none.
+        high: Upper end. Without a violation and with a tail far below the limit, from that tail; for errors of which
+            there was none, the share that would leave none among n with a probability of 5 %: no bound that decides.
         allowed: Share that the bound allows.
         inflation: Variance of the count over the binomial one, >= 1.
         n: Requests judged.
@@ -98,7 +98,14 @@ def judge_share(name: str, flags: NDArray[np.bool_], allowed: float, *, least_in
 def _judge_errors(failed: NDArray[np.bool_], budget: float) -> Judgement:
     """Judge failures. They have a cause, so where none was seen none is expected: thousands are not asked for."""
     counted = judge_share(ERROR_BUDGET, failed, budget)
-    return replace(counted, high=0.0, verdict=Verdict.PASS) if counted.n and counted.share == 0 else counted
+    if counted.n and counted.share == 0:
+        return replace(counted, high=none_of(counted.n), verdict=Verdict.PASS)
+    return counted
+
+
+def none_of(n: int) -> float:
+    """Return the one-sided 95 % upper bound of a share where n requests showed none: some 3 / n (Clopper-Pearson)."""
+    return float(-np.expm1(np.log(0.05) / n))
 
 
 def _with_headroom(counted: Judgement, ordered_ns: NDArray[np.int64], sla: SLA) -> Judgement:

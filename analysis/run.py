@@ -130,6 +130,20 @@ class StepRecord:
         """Return the number of requests whose due time came."""
         return sum(self.counts.values())
 
+    @property
+    def span_s(self) -> float:
+        """Return the time over which requests fell due, seconds; what an interruption left of it."""
+        return self.offered / self.offered_rps if self.offered_rps else self.step.duration_s
+
+    @property
+    def throughput_rps(self) -> float:
+        """Return successful replies per second while requests fell due, as wrk counts: what the drain brought is not.
+
+        Over whole bins of `completions`; where there is not even one, `achieved_rps`.
+        """
+        bins = int(self.span_s * 1e9 / BIN_NS + 1e-6)
+        return sum(self.completions[:bins]) / (bins * BIN_NS / 1e9) if bins else self.achieved_rps
+
 
 def _blocks(result: StepResult) -> list[Histogram]:
     """Cut response times into one histogram per second of due time."""

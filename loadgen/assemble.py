@@ -1,5 +1,6 @@
 """From the command line's values to the Scenario: what is given lies over the scenario file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import scenarios
 from analysis import SLA, Step
 from loadgen.errors import UsageError
 from scenarios import Scenario
+from scenarios.legal import check_headers
 from scenarios.scenario import BODY_KEYS
 
 _FIELDS = {
@@ -35,6 +37,19 @@ _FIELDS = {
     },
     "search": {"precision": "precision", "budget": "budget_s", "seed": "seed"},
 }
+# What the command line calls a field, by its path in the scenario.
+FLAG_NAMES = {
+    f"{table}.{field}": f"--{flag.replace('_', '-')}"
+    for table, fields in _FIELDS.items() for flag, field in fields.items()
+} | {
+    "target.url": "URL",
+    "target.headers": "--header",
+    **{f"target.{name}": f"--{name.replace('_', '-')}" for name in BODY_KEYS},
+    "expect.json": "--expect-json",
+    "load.arrivals": "--arrivals",
+    "load.workers": "--workers",
+    "require_rps": "--require-rps",
+}  # fmt: skip
 _OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "arrivals")
 _OF_A_URL = ("cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
 _CLOSED_ONLY = ("max_users", "think")
@@ -59,13 +74,19 @@ def assemble_load(given: Mapping[str, Any]) -> tuple[Scenario, Step]:
     """Read the flags of a single load: the scenario as `assemble` does, its SLAs optional, and the step to run.
 
     Raises:
-        UsageError: As in `assemble`; or not exactly one of `--users` and `--rate` says how much load.
+        UsageError: As in `assemble`; or not exactly one of `--users` and `--rate` says how much load; or it is none.
     """
     users, rate_rps = given["users"], given["rate"]
-    if (users is None) == (rate_rps is None):
+    if users is not None and rate_rps is not None:
+        raise UsageError("give only one of --users, a closed loop, and --rate, an open one")
+    if users is None and rate_rps is None:
         raise UsageError("say how much load: either --users 64, a closed loop, or --rate 5000, an open one")
     mode, other = ("open", "use --users") if users is None else ("closed", "use --rate")
     scenario = _scenario({**given, "mode": mode}, remedy=other)
+    if given["error_budget"] is not None and not scenario.slas:
+        raise UsageError("--error-budget has no meaning without an SLA: drop it or give one, such as --sla-p99 200ms")
+    if rate_rps is not None:
+        _check_length(rate_rps, given["duration"])
     step = Step(
         rate_rps=rate_rps, users=users, duration_s=given["duration"], arrivals=scenario.load.arrivals,
         seed=scenario.search.seed, purpose="load",
@@ -73,11 +94,21 @@ def assemble_load(given: Mapping[str, Any]) -> tuple[Scenario, Step]:
     return scenario, step
 
 
+def _check_length(rate_rps: float, duration_s: float) -> None:
+    """Refuse a load in which less than one request is expected: there would be nothing to measure."""
+    if rate_rps * duration_s < 1 - 1e-9:
+        least_s = math.ceil(1000 / rate_rps) / 1000
+        raise UsageError(
+            f"--rate {rate_rps:g} is less than one request in {duration_s:.10g} s: at least {least_s:.10g} s are "
+            "needed, as in -d"
+        )
+
+
 def _scenario(given: Mapping[str, Any], *, remedy: str) -> Scenario:
     """Read the scenario; `remedy` says how to get the load mode in which a flag has a meaning."""
     try:
         base = scenarios.load(given["scenario"])
-        scenario = scenarios.load(given["scenario"], _changes(given, base))
+        scenario = scenarios.load(given["scenario"], _changes(given, base), FLAG_NAMES)
     except scenarios.ScenarioError as error:
         raise UsageError(str(error)) from None
     if scenario.target.url is None:
@@ -149,6 +180,14 @@ def _parse_sla(flag: str, text: str) -> SLA:
 
 
 def _headers(in_file: Mapping[str, str], given: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Lay headers over the file's; names do not mind case."""
+    """Lay headers over the file's; names do not mind case.
+
+    Raises:
+        UsageError: One cannot be sent, or is given twice.
+    """
+    try:
+        check_headers(given)
+    except ValueError as error:
+        raise UsageError(str(error).replace("headers: ", "--header: ", 1)) from None
     names = {name.lower() for name, _ in given}
     return {name: value for name, value in in_file.items() if name.lower() not in names} | dict(given)

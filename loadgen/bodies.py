@@ -25,6 +25,16 @@ _WORDS = (  # common ones, each a token or two
     "should because each just"
 )
 
+_TAKES = {
+    "int": "int(1, 9) takes the lowest and the highest whole number",
+    "float": "float(0, 1) takes two numbers",
+    "choice": "choice('a', 'b') takes one value or more",
+    "words": "words(20) takes the number of words",
+    "ints": "ints(8, 0, 255) takes how many, the lowest and the highest whole number",
+    "floats": "floats(8, 0, 1) takes how many, and two numbers",
+    "uuid": "uuid() takes nothing",
+}
+
 
 def bodies_of(target: Target, seed: int) -> Iterator[bytes] | None:
     """Return the bodies of a target that is sent more than one, or None."""
@@ -72,12 +82,16 @@ def from_template(text: str, seed: int, *, most_bytes: int = _MOST_RENDERED_BYTE
     """
     environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     del environment.filters["random"]  # it draws without our seed, and so does a global
-    environment.globals = {"range": environment.globals["range"], **_fields(random.Random(f"template {seed}"))}
+    draws = _fields(random.Random(f"template {seed}"))
+    explained = {name: _explained(field, _TAKES[name]) for name, field in draws.items()}
+    environment.globals = {"range": environment.globals["range"], **explained}
     template = _compiled(environment, text)
     left = most_bytes
     for seq in range(MOST_RENDERED):
         try:
             body = template.render(seq=seq).encode()
+        except UsageError:
+            raise
         except Exception as error:  # noqa: BLE001 (the template is a program of the user's)
             words = str(error).partition("\n")[0] or type(error).__name__
             raise UsageError(f"the body template fails: {words}") from None
@@ -98,6 +112,18 @@ def _compiled(environment: jinja2.Environment, text: str) -> jinja2.Template:
         return environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"the body template, line {error.lineno}: {error.message}") from None
+
+
+def _explained(field: Callable[..., Any], takes: str) -> Callable[..., Any]:
+    """Return a field that answers wrong arguments with what it takes, not with Python's words for its insides."""
+
+    def draw(*given: Any, **named: Any) -> Any:
+        try:
+            return field(*given, **named)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            raise UsageError(f"the body template: {takes}") from None
+
+    return draw
 
 
 def _fields(draw: random.Random) -> dict[str, Callable[..., Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from loadgen import flags, shadow
+from loadgen import flags, shadow, streams
 from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; an error ends as one sentence on standard error."""
+    """Run the command line and return its exit code; an error ends as one sentence on standard error.
+
+    A standard stream that is closed is silent, and changes no exit code. When standard output cannot be written, as on
+    a full disk, a sentence says so; a code above zero stands, and so does a 0 where the run's files are written. Where
+    standard output was all that there would be, as of `selfcheck` and `--version`, a 0 becomes 2.
+    """
+    streams.replace_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`, and the run goes on
@@ -46,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{_masked(error.format_message()).rstrip('.')}{where}", UsageError.exit_code)
     except OpfindError as error:
         return _complain(str(error), error.exit_code)
+    except OSError as error:
+        if _write(sys.stdout, click.echo):  # an empty line can be written, so it came from elsewhere
+            return _complain(*_failure(error, None))
+        return UsageError.exit_code
     except Exception as error:  # noqa: BLE001 (the outermost border: whatever comes gets its sentence)
         return _complain(*_failure(error, None))
     return code if isinstance(code, int) else 0
@@ -181,6 +191,7 @@ _SERVE = {
         _flag("--device", "NAME|FILE", "Device profile. [default: simulated]", default="simulated"),
     ]
 }
+_NOT_VERIFIED = "TLS certificates were NOT verified (--insecure): anyone on the way could have answered."
 _RUN_HELP = """Find the operating point of the server at URL, or of the bundled reference server.
 
 \b
@@ -199,7 +210,7 @@ opfind load http://127.0.0.1:8000/ --users 64 -d 60s
 opfind load http://127.0.0.1:8000/ --rate 5000 -d 60s --arrivals constant
 
 \b
-Exit codes: 0 measured          3 SLA undecided      70 internal error
+Exit codes: 0 measured          3 undecided          70 internal error
             1 SLA not met       4 client-limited     130, 143 interrupted
             2 usage             5 target failed
 """
@@ -235,6 +246,7 @@ def load(output: Path | None, as_json: bool, **given: Any) -> int:
 def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_hand: bool) -> int:
     """Search, or run one load by hand; write the files, print the answer, return the exit code."""
     folder: Path | None = None
+    made: list[Path] = []
     finished: Finished | None = None
     try:
         from loadgen import console, environment, session
@@ -243,35 +255,49 @@ def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_ha
 
         scenario, step = assemble_load(given) if by_hand else (assemble(given), None)
         arguments = click.get_current_context().obj
+        made = _missing(output)
         folder = prepare(output)
+        made = [folder] if output is None else made
         with session.interrupts() as seen:  # from here on an impatient Ctrl-C does not lose what was measured
             with console.live(_title(scenario, step), sys.stderr) as show:
                 begin = partial(session.load, scenario, step) if step else partial(session.run, scenario)
                 finished = begin(environment=environment.collect(arguments), show=show, interrupts=seen)
             _save(finished, folder)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (--json owes its object whatever happens)
-        if folder and not output and not finished:
-            with suppress(OSError):
-                folder.rmdir()  # nothing was measured; kept when it holds a traceback
-                folder = None
         sentence, code = _failure(error, folder)
+        if not finished:
+            folder = _without_empty(folder, made)
         _tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
         return _complain(sentence, code)
     _tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
     return finished.run.exit_code
 
 
+def _missing(output: Path | None) -> list[Path]:
+    """Return the folders that would have to be made for `output`, the innermost first."""
+    return [] if output is None else [place for place in (output, *output.parents) if not os.path.lexists(place)]
+
+
+def _without_empty(folder: Path | None, made: list[Path]) -> Path | None:
+    """Remove the folders that were made for nothing; return the run's own unless it is among them."""
+    with suppress(OSError):  # one that holds a traceback stays
+        for place in made:
+            place.rmdir()
+    return folder if folder and folder.is_dir() else None
+
+
 @app.command(cls=_Command, sections=_SELFCHECK, help=_SELFCHECK_HELP, short_help="Measure this machine itself.")
 @click.argument("url", required=False)
 def selfcheck(workers: int | str | None, connections: int | None, as_json: bool, **target: Any) -> int:
     """Measure this machine; see `_SELFCHECK_HELP`."""
-    checked, sentence = None, None
+    checked, sentence, caution, is_told = None, None, None, True
     try:
         from loadgen import console, session
         from loadgen.health import usable_cores
         from loadgen.selfcheck import USERS, measure
 
         where = _target_of(target)
+        caution = _NOT_VERIFIED if where and where.insecure else None
         with session.interrupts() as seen, console.status("opfind selfcheck", sys.stderr) as say:
             checked = measure(
                 where, workers=session.workers_of(workers if isinstance(workers, int) else None),
@@ -284,24 +310,28 @@ def selfcheck(workers: int | str | None, connections: int | None, as_json: bool,
         from loadgen.selfcheck import as_json as plain
         from loadgen.version import version
 
-        shown = plain(checked, exit_code=code, error=sentence, version=version())
-        _write(sys.stdout, lambda: click.echo(json.dumps(shown, allow_nan=False)))
+        shown = plain(checked, exit_code=code, error=sentence, version=version()) | {"caution": caution}
+        is_told = _write(sys.stdout, lambda: click.echo(json.dumps(shown, allow_nan=False)))
     if checked is not None:
         stream, found = sys.stderr if as_json else sys.stdout, checked
-        _write(stream, lambda: console.print_selfcheck(found, stream))
+        if caution:
+            _write(stream, lambda: click.secho(caution, file=stream, fg="yellow", bold=True))
+        is_told = _write(stream, lambda: console.print_selfcheck(found, stream)) and is_told
+    code = code if is_told else code or UsageError.exit_code
     return _complain(sentence, code) if sentence else code
 
 
 def _target_of(given: dict[str, Any]) -> "Target | None":
     """Read a URL and how to reach it as a scenario's target; None without a URL."""
     import scenarios
+    from loadgen.assemble import FLAG_NAMES
 
     changes = {name: value for name, value in given.items() if value is not None}
     if changes and "url" not in changes:
         flag = next(iter(changes)).replace("_", "-")
         raise UsageError(f"--{flag} has no meaning without a URL: drop it or give one")
     try:
-        return scenarios.load("default", {"target": changes}).target if changes else None
+        return scenarios.load("default", {"target": changes}, FLAG_NAMES).target if changes else None
     except scenarios.ScenarioError as error:
         raise UsageError(str(error)) from None
 
@@ -325,15 +355,23 @@ def serve(host: str, port: int, device: str) -> int:
 def _title(scenario: "Scenario", step: "Step | None") -> str:
     """Say in one line what runs."""
     from loadgen.mask import mask_url
+    from reports import text
 
     load = scenario.load
-    how = f"{load.arrivals} arrivals" if load.mode == "open" else f"think time {load.think_s:g} s"
+    burstiness = f", CV {load.cv:g}" if load.arrivals == "gamma" else ""
+    how = f"{load.arrivals} arrivals{burstiness}" if load.mode == "open" else f"think time {_length(load.think_s)}"
     where = mask_url(scenario.target.url) if scenario.target.url else "bundled reference server"
     what = " and ".join(map(str, scenario.slas))
     if step is not None:
-        level = f"{step.users} users" if step.users else f"{step.rate_rps:g} req/s"
-        what = f"{level} for {step.duration_s:g} s" + (f", {what}" if what else "")
+        level = text.rate(step.rate_rps) if step.users is None else f"{step.users:,} user{'s' * (step.users != 1)}"
+        what = f"{level} for {_length(step.duration_s)}" + (f", {what}" if what else "")
     return f"opfind: {what}, {load.mode} loop, {how}, {where}"
+
+
+def _length(seconds: float) -> str:
+    from reports import text
+
+    return text.latency(seconds) if 0 < seconds < 1 else text.duration(seconds)
 
 
 def _save(finished: "Finished", folder: Path) -> None:
@@ -371,13 +409,13 @@ def _complain(sentence: str, code: int) -> int:
     return code
 
 
-def _write(stream: TextIO, write: Callable[[], None]) -> None:
-    """Write; when the reader has gone, as after `| head`, keep quiet and keep the exit code."""
-    try:
-        write()
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python complains again as it ends
+def _write(stream: TextIO, action: Callable[[], object]) -> bool:
+    """Write, and say whether all went well; where standard output did not take it, standard error says so."""
+    why = streams.write(stream, action)
+    if why is None or stream is not sys.stdout:
+        return True
+    _complain(f"cannot write to standard output: {why}", UsageError.exit_code)
+    return False
 
 
 def _failure(error: BaseException, folder: Path | None) -> tuple[str, int]:

@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import Estimate, Run, Step, StepRecord, Verdict
+from analysis.judgement import ERROR_BUDGET
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress, Show
 from loadgen.selfcheck import Selfcheck
-from loadgen.trust import SHARE, Row
+from loadgen.trust import LEAST_ACHIEVED, MOST_CPU, SHARE, SLOWEST_S, Row
 from reports import generator, text
 from reports.headline import facts, headline
-from reports.load import Load, SpectrumRow, latency, percent, shown, workers
+from reports.load import Load, SpectrumRow, latency, percent, shares, shown, workers
 from reports.steps import caution, error_texts
 from reports.words import NOT_KNOWN
 
@@ -170,10 +171,9 @@ def _verdict_row(progress: Progress) -> Text:
     if judgement is None:
         return _row("verdict", "none yet")
     row = Text.assemble(("verdict ", "dim"), (judgement.verdict.upper(), f"bold {_STYLES[judgement.verdict]}"))
-    share, low, high, allowed = (
-        f"{round(100 * value, 3):.3g}" for value in (judgement.share, judgement.low, judgement.high, judgement.allowed)
-    )
-    return row.append(f"   {share} % [{low}, {high}] violate {_line(judgement.binding)}, {allowed} % may", style="dim")
+    share, low, high, allowed = shares(judgement)
+    violate = "fail" if judgement.binding == ERROR_BUDGET else f"violate {_line(judgement.binding)}"
+    return row.append(f"   {share} [{low}, {high}] {violate}, {allowed} may", style="dim")
 
 
 def _time_row(progress: Progress, width: int) -> Text:
@@ -257,15 +257,16 @@ def _line(untrusted: str) -> str:
 def print_answer(run: Run, folder: Path, stream: TextIO) -> None:
     """Print a finished run's answer: verdict, numbers, why it stopped, what to do next, where the files are."""
     head = headline(run)
-    label, title = (head.label, f"bold {_TONES[head.tone]}"), _line(head.title)
-    opening = Text.assemble(label, title.removeprefix(head.label) if title.startswith(head.label) else f": {title}")
+    opening = Text.assemble((head.label, f"bold {_TONES[head.tone]}"), f": {_line(head.title)}")
     load = shown(run)
-    numbers = _load_parts(load) if load else [_facts(run)]
-    parts: list[RenderableType] = [opening, *numbers, Text(_line(head.limits))]
+    parts: list[RenderableType] = [opening, *(_load_parts(load) if load else [_facts(run)])]
+    if head.limits:
+        parts.append(Text(_line(head.limits)))
     if warning := caution(run):
         parts.append(Text.assemble(("Caution: ", "bold red"), _line(warning)))
     errors, _ = error_texts(run, limit=2 if run.answer else 8)
-    if errors and _is_about_errors(run):
+    is_said = len(errors) == 1 and run.answer is None and errors[0].words[1:] in head.limits
+    if errors and _is_about_errors(run) and not is_said:
         told = "; ".join(f"{error.count:,} x {_line(error.words)}" for error in errors)
         parts.append(Text.assemble(("Errors: ", "bold"), told))
     if proof := generator.verdict(run):
@@ -313,10 +314,7 @@ def _grid() -> Table:
 def _load_parts(load: Load) -> list[RenderableType]:
     """Lay out a load: throughput and books, the latency spectrum from due and from sent, the client's own part."""
     record, client = load.record, load.record.client
-    rate = text.rate(record.achieved_rps)
-    above = [("Throughput", rate, f"of {text.rate(record.offered_rps)} offered"), ("Requests", load.accounts, "")]
-    if load.failures:
-        above.append(("Failed", load.failures, ""))
+    above = [("Throughput", text.rate(record.throughput_rps), load.offered), ("Requests", load.accounts, "")]
     late = ", ".join(f"{name} {text.latency(client.get(f'lateness_{name}_s'))}" for name in ("p50", "p99", "max"))
     below = [("Lateness", late, "the client's own, from due to send")]
     if (cpu := client.get("cpu_us_per_request")) is not None:
@@ -377,14 +375,19 @@ def print_selfcheck(checked: Selfcheck, stream: TextIO) -> None:
     parts: list[RenderableType] = [_bench_line(checked)]
     if checked.ceiling:
         at = checked.ceiling
-        found = Text.assemble("at least ", (text.rate(at.rate_rps), "bold"), f" in a closed loop of {checked.users:,}")
-        used = f"{text.number(at.cpu_us_per_request)} µs CPU a request, {at.cpu_share:.0%} of a core"
+        users = f"{checked.users:,} connection{'' if checked.users == 1 else 's'}"
+        found = Text.assemble("at least ", (text.rate(at.rate_rps), "bold"), f", with {users} in a closed loop")
+        used = f"{text.number(at.cpu_us_per_request)} µs CPU a request, {text.share(at.cpu_share)} of a core"
         rows = Table.grid(padding=(0, 2))
         rows.add_row(Text("Ceiling", "dim"), found)
-        rows.add_row("", Text(f"{used}; null server {at.server_cpu_share:.0%}", "dim"))
+        rows.add_row("", Text(f"{used}; null server {text.share(at.server_cpu_share)}", "dim"))
         parts.append(Padding(rows, (1, 0, 0, 0)))
     if checked.rows:
-        parts += [Padding(_selfcheck_rows(checked.rows), (1, 0)), Text(_SELFCHECK_NOTE, style="dim")]
+        rows_shown = _last_tries(checked.rows)
+        note = _SELFCHECK_NOTE + (_FLAW_NOTE if any(row.flaw for row in rows_shown) else "")
+        if len(rows_shown) < len(checked.rows):
+            note += " A rate that failed is tried once more; the better try is shown."
+        parts += [Padding(_selfcheck_rows(rows_shown), (1, 0)), Text(note, style="dim")]
     parts += [Text(), *_target_parts(checked), *_trust_parts(checked)]
     _print(parts, stream)
 
@@ -395,13 +398,29 @@ _SELFCHECK_NOTE = (
 )
 
 
+_FLAW_NOTE = (
+    f" slow: the added p99 is above {text.latency(SLOWEST_S)}; behind: less than {text.share(LEAST_ACHIEVED)} was "
+    f"answered in time; CPU: a worker used more than {text.share(MOST_CPU)} of its core."
+)
+
+
+def _last_tries(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Return one row a rate, by rate: of two tries the one without a flaw, or else the last."""
+    by_rate: dict[float, Row] = {}
+    for row in rows:
+        if row.rate_rps not in by_rate or by_rate[row.rate_rps].flaw:
+            by_rate[row.rate_rps] = row
+    return tuple(by_rate[rate] for rate in sorted(by_rate))
+
+
 def _bench_line(checked: Selfcheck) -> Text:
     cores = f"{checked.cores} core{'' if checked.cores == 1 else 's'}"
-    engines = f"{checked.workers} engine process{'' if checked.workers == 1 else 'es'}"
+    workers = f"{checked.workers} worker{'' if checked.workers == 1 else 's'}"
     core = checked.null_server_core
     shared = "on the same core: the truth is better" if checked.cores == 1 else "on any core"
     where = shared if core is None else f"on core {core}"
-    return Text.assemble(("This machine: ", "bold"), f"{cores}, {engines}, {checked.pacing}, null server {where}")
+    paced = "" if checked.pacing == "timerfd" else f", paced by {checked.pacing}"
+    return Text.assemble(("This machine: ", "bold"), f"{cores}, {workers}{paced}, null server {where}")
 
 
 def _selfcheck_rows(rows: tuple[Row, ...]) -> Table:
@@ -438,7 +457,7 @@ def _target_parts(checked: Selfcheck) -> list[RenderableType]:
     )  # fmt: skip
     if checked.own_share is not None:
         added = text.latency(checked.rows[0].added_p50_s)
-        told.append(f"; of this the generator and this machine add {added} ({checked.own_share:.1%})")
+        told.append(f"; of this the generator and this machine add {added} ({text.share(checked.own_share)})")
     for words, count in list(target.errors.items())[:2]:
         told.append(f"\n        {count} x {_line(words)}", style="yellow")
     return [told, Text()]

@@ -21,15 +21,17 @@ from loadgen.rows import ROW_BYTES, pack_row
 if TYPE_CHECKING:
     from loadgen.http1 import Connection
 
-_SAMPLE_S = 0.01  # how often requests in flight are counted
+SAMPLE_NS = 10 * NS_PER_MS  # how often requests in flight are counted
 _SAMPLES_PER_SWEEP = 5
 _SAMPLES_PER_PROGRESS = 10
 _BLOCK_NS = NS_PER_S
 _BLOCK_BYTES = 4096 * ROW_BYTES  # a block is flushed at a second, or at this size, so that one write stays short
-_MAX_CONNECTING = 64  # paces connect storms below a usual listen backlog
+_MAX_FRESH = 64  # connects begun within 10 ms and not through: paces storms below a usual listen backlog
+_REFUSED_PER_COLLECTION = 1000
 _RETRY_NS = 10 * NS_PER_MS  # a user whose connection broke waits this long, so that a dead target is not hammered
 _USER_SPREAD_NS = NS_PER_MS // 5  # a closed loop's users arrive this far apart, so that their connections do too
 _MAX_KINDS_OF_WORDS = 50
+_CANNOT_CONNECT = "cannot connect: "  # what follows are the system's words, and those are few
 _NEVER_NS = 1 << 62
 _pack_sample = struct.Struct("=2q").pack  # at (ns), requests in flight
 
@@ -83,6 +85,7 @@ class Engine:
         self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._waiting: deque[int] = deque()  # due times that found no free connection, oldest first
         self._connecting: set[asyncio.Task[None]] = set()
+        self._fresh: set[asyncio.Task[None]] = set()  # those of them that began after the last sample
         self._running = False
         self._sample_handle: asyncio.TimerHandle | None = None
         self._late = array("q")
@@ -109,7 +112,7 @@ class Engine:
         self._flushed = 0
         self._stopped = False  # nothing more falls due
         self._end_ns = load.start_ns + round(load.duration_s * NS_PER_S)
-        self._waited = self._opened = self._lag_ns = self._samples = 0
+        self._waited = self._opened = self._refused = self._lag_ns = self._samples = 0
         self._peak = self._connections
         self._next_request = load.requests.__next__
         self._users: list[int] = []  # heap of when users are due again
@@ -126,6 +129,7 @@ class Engine:
         gc.disable()
         self._running = True
         self._cpu_ns, self._block_ns = time.process_time_ns(), now_ns()
+        self._offering: dict[str, int] = {}  # its time and CPU time, without the drain
         self._timer.arm(self._next_due)
         self._sample_later()
 
@@ -139,6 +143,7 @@ class Engine:
             self._late.append(now - self._next_due)
             self._next_due = self._following_due()
         self._stopped = True
+        self._end_offering(now)
         self._again_until_ns = 0
         self._next_due = _NEVER_NS
         self._timer.disarm()
@@ -236,6 +241,8 @@ class Engine:
 
     def retire(self) -> None:
         """Close every connection as it becomes idle: the place that they lead to is gone."""
+        for task in self._connecting:
+            task.cancel()
         for connection in [*self._busy, *self._idle]:
             connection.retire()
 
@@ -243,10 +250,12 @@ class Engine:
         """Drop a connection that is closed or broken."""
         self._busy.discard(connection)
         self._idle.pop(connection, None)
+        if self._waiting and self._running:
+            self._open_connections()
 
     def note(self, words: str) -> None:
         """Count an error by what the target or the system said of it."""
-        if words in self._words or len(self._words) < _MAX_KINDS_OF_WORDS:
+        if words in self._words or len(self._words) < _MAX_KINDS_OF_WORDS or words.startswith(_CANNOT_CONNECT):
             self._words[words] += 1
         else:
             self._words["other errors"] += 1
@@ -269,22 +278,28 @@ class Engine:
 
     def _open_connections(self) -> None:
         """Open as many connections as requests wait for, within the limits."""
-        room = min(self._load.connections - self._connections, _MAX_CONNECTING) - len(self._connecting)
-        for _ in range(min(room, len(self._waiting) - len(self._connecting))):
+        room = min(self._load.connections - self._connections, len(self._waiting)) - len(self._connecting)
+        for _ in range(min(room, _MAX_FRESH - len(self._fresh))):
             task = self._loop.create_task(self._open())
             self._connecting.add(task)
+            self._fresh.add(task)
             task.add_done_callback(self._opening_ended)
 
     async def _open(self) -> None:
         try:
-            await asyncio.wait_for(self._connect(self), self._load.timeout_ns / NS_PER_S)
+            async with asyncio.timeout(self._load.timeout_ns / NS_PER_S):  # wait_for leaves cycles behind
+                await self._connect(self)
         except (OSError, TimeoutError) as error:
+            self._refused += 1
+            if self._refused % _REFUSED_PER_COLLECTION == 0:
+                gc.collect()  # the loop leaves cycles of its own
             if self._waiting and self._running:
                 words = (error.strerror if isinstance(error, OSError) else None) or "connecting took too long"
-                self.fail(self._waiting.popleft(), 0, 0, Outcome.CONNECT_ERROR, f"cannot connect: {words}")
+                self.fail(self._waiting.popleft(), 0, 0, Outcome.CONNECT_ERROR, f"{_CANNOT_CONNECT}{words}")
 
     def _opening_ended(self, task: asyncio.Task[None]) -> None:
         self._connecting.discard(task)
+        self._fresh.discard(task)
         if self._waiting and self._running:
             self._open_connections()
 
@@ -298,6 +313,11 @@ class Engine:
         self._lag_ns = max(self._lag_ns, now - self._sample_due_ns)
         self._in_flight += _pack_sample(now, len(self._busy))
         self._samples += 1
+        if self._stopped or now >= self._end_ns:
+            self._end_offering(now)
+        self._fresh.clear()
+        if self._waiting:
+            self._open_connections()
         if self._samples % _SAMPLES_PER_SWEEP == 0:
             oldest = self._sweep(now)
             if self._running and self._samples % _SAMPLES_PER_PROGRESS == 0:
@@ -307,9 +327,15 @@ class Engine:
         if self._running:
             self._sample_later()
 
+    def _end_offering(self, now: int) -> None:
+        """Note, once, how long requests fell due and what that cost: the drain would dilute it."""
+        if not self._offering:
+            cpu_ns = time.process_time_ns() - self._cpu_ns
+            self._offering = {"offering_ns": now - self._load.start_ns, "offering_cpu_ns": cpu_ns}
+
     def _sample_later(self) -> None:
-        self._sample_due_ns = now_ns() + round(_SAMPLE_S * NS_PER_S)
-        self._sample_handle = self._loop.call_later(_SAMPLE_S, self._sample)
+        self._sample_due_ns = now_ns() + SAMPLE_NS
+        self._sample_handle = self._loop.call_later(SAMPLE_NS / NS_PER_S, self._sample)
 
     def _sweep(self, now: int) -> int:
         """Give up requests that are too old; return the due time of the oldest that is left, or `now`."""
@@ -322,7 +348,6 @@ class Engine:
             self.fail(self._waiting.popleft(), 0, 0, Outcome.UNSENT, "no free connection before the timeout")
         if self._waiting:
             oldest = min(oldest, self._waiting[0])
-            self._open_connections()
         return max(oldest, expired_ns)
 
     def _tell(self, now: int, oldest: int) -> None:
@@ -358,6 +383,7 @@ class Engine:
         if not self._stopped and (self._load.schedule is not None or now < self._end_ns):
             return
         self._running = False
+        self._end_offering(now)
         if self._sample_handle is not None:
             self._sample_handle.cancel()
         self._timer.disarm()
@@ -368,6 +394,7 @@ class Engine:
                 "op": "ended",
                 "at_ns": now,
                 "cpu_ns": time.process_time_ns() - self._cpu_ns,
+                **self._offering,
                 "lag_ns": self._lag_ns,
                 "opened": self._opened,
                 "connections": self._peak,

@@ -33,8 +33,8 @@ def precision(text: str) -> float:
 
 
 def rate_rps(text: str) -> float:
-    """Read a rate, requests per second, above zero."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:/s|rps)?\s*", text)
+    """Read a rate, requests per second, above zero: `500`, `0.5/s`, `1e6`."""
+    match = re.fullmatch(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(?:/s|rps)?\s*", text)
     value = float(match[1]) if match else 0.0
     if not 0 < value <= 1e9:
         raise ValueError(f"'{text}' is not a rate: write requests per second, above zero, such as 500")

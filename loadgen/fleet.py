@@ -51,8 +51,8 @@ class Setup:
         expect: What a reply must be, the plain form of `scenarios.expect.Expect`; None: any 2xx will do.
         re_resolve_s: Resolve the target's host again so often, seconds; None: never.
         lateness_limit_ns: A step whose p99 send lateness is above this is limited by the client.
-        coalesce_ns: At high rates, what falls due within this leaves together, times the number of workers: so many
-            wake-ups a second are made by all of them together.
+        coalesce_ns: At high rates, what falls due within this leaves together; times the number of workers, so that
+            together they wake up as often as one, but within what lateness and arrivals allow.
         window_ns: Arrivals are counted in windows of this width, to prove that they left as the schedule says.
     """
 
@@ -135,7 +135,7 @@ class Fleet:
                 self.pacing = message.get("pacing", "")
             if now_ns() > deadline_ns or not all(member.is_alive for member in self._members):
                 self.close()
-                raise OpfindError("an engine process did not start")
+                raise OpfindError("a worker did not start")
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +174,7 @@ class Fleet:
             "timeout_ns": setup.timeout_ns,
             "connections": max(1, len(range(index, setup.connections, setup.workers))),
             "think_s": setup.think_s,
-            "coalesce_ns": setup.coalesce_ns,
+            "coalesce_ns": min(setup.coalesce_ns * setup.workers, setup.window_ns // 8, setup.lateness_limit_ns // 4),
             "arrivals": {"cv": setup.cv, "replay": list(setup.replay)},
         }
 
@@ -218,7 +218,7 @@ class Fleet:
         """
         members = [member for member in self._members if member.is_alive]
         if not members:
-            raise OpfindError("every engine process has died")
+            raise OpfindError("every worker has died")
         self._follow_name()
         start_ns = now_ns() + _LEAD_NS
         for place, member in enumerate(members):  # the living share the load: a dead one takes none of it
@@ -294,13 +294,12 @@ class Fleet:
         for message in ended:
             errors.update(message["errors"])
         if dead:
-            errors["lost: an engine process died"] = int((columns[4] == Outcome.LOST).sum())
+            errors["lost: a worker died"] = int((columns[4] == Outcome.LOST).sum())
         due, sent, first, done, outcome, _ = columns
         end_ns = max([message["at_ns"] for message in ended], default=now_ns())
         end_ns = max(end_ns, start_ns, int(done.max(initial=start_ns)))
         client = health(
-            step, columns, ended, errors, start_ns=start_ns, end_ns=end_ns, window_ns=self._setup.window_ns,
-            cv=self._setup.cv,
+            step, columns, ended, errors, start_ns=start_ns, window_ns=self._setup.window_ns, cv=self._setup.cv,
         )  # fmt: skip
         if self._resolver:
             client |= self._resolver.told()

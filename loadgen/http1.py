@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from loadgen.engine import Engine
 
 _OK = int(Outcome.OK)
-_HAS_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORECASE)
+_HAS_LENGTH = re.compile(rb"\r\n(?:content-length\s*:|transfer-encoding\s*:[^\r\n]*chunked\s*\r)", re.IGNORECASE)
+_IS_LAST = re.compile(rb"\r\nconnection\s*:[^\r\n]*close", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _MAX_WORDS = 120
 _MOST_HEAD_BYTES = 64 * 1024  # llhttp has no bound of its own
@@ -78,10 +79,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             written = os.write(self._fd, request)
-        except BlockingIOError:
+        except OSError:  # no room, or broken: the transport tries again, or tells
             written = 0
-        except OSError:  # the loop, too, learns that the connection is broken, and ends the request
-            return
         if written < len(request):
             self._fd = _NO_FD  # from here on the transport keeps what the system did not take, in order
             self._transport.write(request[written:])
@@ -118,9 +117,9 @@ class Connection(asyncio.Protocol):
                 self.give_up(Outcome.PROTOCOL_ERROR)
                 return
             self.first_ns = now
-            self._head = data
+            self._head = data[: _MOST_HEAD_BYTES + 1]  # of a reply of megabytes an idle connection keeps no more
         elif _HEAD_END not in self._head:
-            self._head += data
+            self._head += data[: _MOST_HEAD_BYTES + 1]
         if len(self._head) > _MOST_HEAD_BYTES and self._head.find(_HEAD_END, 0, _MOST_HEAD_BYTES) < 0:
             self.give_up(Outcome.PROTOCOL_ERROR, f"headers longer than {_MOST_HEAD_BYTES // 1024} KiB")
             return
@@ -136,8 +135,11 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End a reply that has no length of its own: its end is the end of the stream (RFC 9112, section 6.3)."""
+        if not self.busy:
+            self._engine.forget(self)
+            return
         head_bytes = self._head.find(_HEAD_END)
-        if self.busy and self.first_ns and head_bytes >= 0 and not _HAS_LENGTH.search(self._head, 0, head_bytes + 2):
+        if self.first_ns and head_bytes >= 0 and not _HAS_LENGTH.search(self._head, 0, head_bytes + 2):
             self._at_ns = now_ns()
             self.on_message_complete()
             if self._outcome is not None:
@@ -160,7 +162,9 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:  # llhttp reports each interim reply as a message of its own
             self._head = self._head.partition(_HEAD_END)[2]
+            self.first_ns = self._at_ns if self._head else 0  # the reply proper has begun, or not
             return
+        self.first_ns = self.first_ns or self._at_ns
         if self._outcome is None:
             self._keeps_alive = self._parser.should_keep_alive()
             self._outcome = _OK if status < 300 and not self._judges else int(self._judge(status))
@@ -211,6 +215,8 @@ class HeadConnection(Connection):
     def on_headers_complete(self) -> None:
         """Take the headers for the whole reply; llhttp would wait for a body, so the parser is renewed."""
         Connection.on_message_complete(self)
+        if self._parser.get_http_version() == "1.1":  # llhttp: without a length the stream would have to end
+            self._keeps_alive = not _IS_LAST.search(self._head)
 
     def on_message_complete(self) -> None:
         """Do nothing: the headers have ended the reply."""

@@ -20,8 +20,8 @@ _HARMLESS_HEADERS = frozenset({
 })  # fmt: skip
 _SECRET_NAME = re.compile(r"key|token(?!s)|secret|pass|pwd|auth|sig|cred|session|jwt|code|hmac|otp", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"[A-Za-z0-9_.~+/=%-]{24,}")
-# With a scheme, or without one but with a login.
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+|[^\s'\"<>()/@:]+:[^\s'\"<>/@]+@[^\s'\"<>]+", re.IGNORECASE)
+# With a scheme, or without one but with a login; a mark behind it, as in `http://h/: refused`, belongs to the sentence.
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|[^\s'\"<>()/@:]+:[^\s'\"<>/@]+@)[^\s'\"<>]*[^\s'\"<>:;,.)]", re.IGNORECASE)
 # Every other flag takes a value.
 SWITCHES = frozenset({"--json", "--insecure", "--shuffle", "--help", "-h", "--version"})
 

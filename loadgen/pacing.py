@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from loadgen.clock import NS_PER_S, now_ns
+from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 
 _CLOCK_MONOTONIC = 1
 _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
@@ -64,7 +64,8 @@ class LoopTimer:
     def arm(self, at_ns: int) -> None:
         """Call back once at `at_ns`, or at once if that has passed; replaces what was armed."""
         self.disarm()
-        self._handle = self._loop.call_later(max(0, at_ns - now_ns()) / NS_PER_S, self._callback)
+        delay_ns = at_ns - now_ns()  # uvloop takes less than half a millisecond for none at all, and would spin
+        self._handle = self._loop.call_later(max(delay_ns, NS_PER_MS) / NS_PER_S if delay_ns > 0 else 0, self._callback)
 
     def disarm(self) -> None:
         """Call back no more until armed again."""

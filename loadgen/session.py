@@ -186,11 +186,10 @@ def _setup(
     scenario: Scenario, endpoint: Endpoint, request: bytes, workload: Workload | None, connections: int
 ) -> Setup:
     load, limits_ns = scenario.load, [sla.limit_ns for sla in scenario.slas]
-    timeout_s = scenario.target.timeout_s or max(10 * max(limits_ns, default=0) / NS_PER_S, 2.0)
     return Setup(
         endpoint=endpoint,
         request=request,
-        timeout_ns=round(timeout_s * NS_PER_S),
+        timeout_ns=round(_timeout_s(scenario) * NS_PER_S),
         connections=connections,
         workers=min(workers_of(load.workers), connections),
         think_s=load.think_s,
@@ -203,6 +202,11 @@ def _setup(
         coalesce_ns=round(min(COALESCE_NS, _COALESCE_SHARE * min(limits_ns, default=NS_PER_S))),
         window_ns=max(NS_PER_MS, round(_LATENESS_SHARE * min(limits_ns, default=0))),
     )
+
+
+def _timeout_s(scenario: Scenario) -> float:
+    slowest_ns = max((sla.limit_ns for sla in scenario.slas), default=0)
+    return scenario.target.timeout_s or max(10 * slowest_ns / NS_PER_S, 2.0)
 
 
 def _preflight(fleet: Fleet, url: str, interrupts: Interrupts, *, any_reply_will_do: bool = False) -> None:
@@ -273,8 +277,10 @@ class _Session:
 
     def _finished(self, answer: OperatingPoint | None, code: int, crash: Exception | None) -> Finished:
         """Put together what was measured; a defect of ours and the user's interruption come before the code."""
+        # With the timeout that was in force, which the reports tell.
+        target = msgspec.structs.replace(self._scenario.target, timeout_s=_timeout_s(self._scenario))
         run = Run(
-            scenario=mask(self._scenario),
+            scenario=mask(msgspec.structs.replace(self._scenario, target=target)),
             environment=self._environment,
             slas=self._scenario.slas,
             steps=tuple(self._records),
@@ -373,4 +379,6 @@ def load_exit_code(record: StepRecord) -> int:
         return 4
     if nothing_came_back:
         return 5
+    if not record.offered:  # by chance, or interrupted before the first request: nothing was measured
+        return _VERDICT_CODES[Verdict.UNDECIDED]
     return _VERDICT_CODES[record.judgement.verdict] if record.judgement else 0

@@ -7,7 +7,7 @@ from analysis.histogram import Histogram
 from loadgen.errors import TargetError
 from reports.headline import headline
 from reports.load import QUANTILES, step_of
-from reports.steps import books
+from reports.steps import books, reasons
 
 _ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
 _QUANTILES = ("p50_s", "p75_s", "p90_s", "p95_s", "p99_s", "p99_9_s", "p99_99_s", "max_s")
@@ -58,12 +58,13 @@ def load_summary(
 
     The books are whole numbers even where nothing was run, and offered = ok + errors + timeouts + lost + unsent.
     Quantiles are in seconds: `p99_s` from the due time, `service_p99_s` from the send; null where one falls among
-    failures, which count as slower than every answer.
+    failures, which count as slower than every answer. `throughput_rps` counts what came while requests fell due,
+    `achieved_rps` the drain as well.
     """
     record = step_of(run) if run else None
     ended = books(record) if record else dict.fromkeys(("ok", "errors", "timeouts", "lost", "unsent"), 0)
     client = record.client if record else {}
-    reasons = [reason.text for reason in record.reasons] if record else []
+    why = reasons(record) if record else ""
     if run and exit_code == TargetError.exit_code:
         words = headline(run)
         error = error or f"{words.title} {words.limits}".strip()
@@ -79,11 +80,12 @@ def load_summary(
         "duration_s": record.step.duration_s if record else None,
         "offered_rps": record.offered_rps if record else None,
         "achieved_rps": record.achieved_rps if record else None,
+        "throughput_rps": record.throughput_rps if record else None,
         **_quantiles("", record.histogram if record else None),
         **_quantiles("service_", record.service if record else None),
         **{name: _finite(client.get(name)) for name in _CLIENT},
-        "sound": not reasons if record else None,
-        "reasons": " ".join(reasons) or None,
+        "sound": not why if record else None,
+        "reasons": why or None,
         "exit_code": exit_code,
         "error": error,
         "wall_s": round(run.wall_s, 3) if run else None,

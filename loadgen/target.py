@@ -1,8 +1,10 @@
 """Where the load goes, how to reach it, and the bytes of one request to it."""
 
 import asyncio
+import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from loadgen.errors import TargetError, UsageError
-from scenarios.legal import check_header, check_method, check_url
+from scenarios.legal import check_headers, check_method, check_url
 from scenarios.scenario import Target
 
 _PROBE_S = 2.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path in sys/un.h, less its NUL
 _UNKNOWN_ISSUER = (18, 19, 20, 21)  # X509_V_ERR_…: self-signed, and three ways of not finding an issuer
 _JUST_A_URL = Target()
 _Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
@@ -58,7 +61,7 @@ class Endpoint:
             target: Says how to reach it; its own URL is not read.
 
         Raises:
-            UsageError: It is no http or https URL, or a file does not hold what it should.
+            UsageError: It is no http or https URL, a file does not hold what it should, or a socket's path is too long.
             TargetError: Its host does not resolve, or there is no such unix socket.
         """
         url = url if "://" in url else f"http://{url}"
@@ -107,10 +110,18 @@ def _load_client_certificate(context: ssl.SSLContext, cert: str, key: str | None
     try:
         context.load_cert_chain(cert, key, password=lambda: _refuse_encrypted(key or cert))
     except ssl.SSLError as error:
+        if key is None and _holds_no_key(cert):
+            raise UsageError(f"--cert '{cert}': holds no private key: name it with --key") from None
         files = f"--cert '{cert}'" + (f" with --key '{key}'" if key is not None else "")
         raise UsageError(
             f"{files}: {_reason(error)}; name PEM files of a certificate and of the private key that belongs to it"
         ) from None
+
+
+def _holds_no_key(name: str) -> bool:
+    """Say that a PEM file holds a certificate and nothing else."""
+    content = Path(name).read_bytes()
+    return b"CERTIFICATE-----" in content and b"PRIVATE KEY-----" not in content
 
 
 def _check_readable(flag: str, name: str) -> None:
@@ -132,6 +143,12 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 def _unix_socket(path: str) -> tuple[int, str]:
+    length = len(os.fsencode(path))
+    if length > _UNIX_PATH_BYTES:
+        raise UsageError(
+            f"--unix-socket '{path}': is {length} bytes long, and a unix socket's path may have {_UNIX_PATH_BYTES}: "
+            "name a shorter one, such as a relative path or a link"
+        )
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(_PROBE_S)
@@ -224,8 +241,7 @@ def request_head(endpoint: Endpoint, method: str | None, headers: Mapping[str, s
     method = method or ("GET" if body_bytes is None else "POST")
     try:
         check_method(method)
-        for name, value in headers.items():
-            check_header(name, value)
+        check_headers(headers.items())
     except ValueError as error:
         raise UsageError(str(error)) from None
     host = f"[{endpoint.host.partition('%')[0]}]" if ":" in endpoint.host else endpoint.host

@@ -3,7 +3,7 @@
 All the latency that it shows there was added by the generator, the kernel and that server. Three rules:
 
 - A rate is held when every request is answered and at least 99 % of the offered rate is achieved.
-- No engine process uses more than 90 % of a core, as in the steps of a run (`loadgen.health`).
+- No worker uses more than 90 % of a core, as in the steps of a run (`loadgen.health`).
 - An SLA limit is at least 20 times the p99 of the added latency: at most 5 % of the limit is the generator's own. The
   lateness of sends, which a run holds to the same share of its limit, is a part of what is added.
 
@@ -14,10 +14,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.text import share
+
 SHARE = 0.05  # of an SLA limit that the generator may add to 99 % of requests
 MOST_CPU = 0.9  # of a core
 _COARSEST_S = 0.2  # an SLA limit
-_LEAST_ACHIEVED = 0.99
+SLOWEST_S = SHARE * _COARSEST_S  # added p99
+LEAST_ACHIEVED = 0.99
 _RATES_RPS = (100.0, 1e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6)
 _MOST_ROWS = 10
 _CLOSER = 1.15  # rates nearer than this factor are not told apart
@@ -29,8 +32,8 @@ class Ceiling:
 
     Attributes:
         rate_rps: Replies per second.
-        cpu_us_per_request: Of the engine processes together.
-        cpu_share: Of a core, by the busiest engine process.
+        cpu_us_per_request: Of the workers together.
+        cpu_share: Of a core, by the busiest worker.
         server_cpu_share: Of a core, by the null server.
     """
 
@@ -50,8 +53,8 @@ class Row:
         achieved_share: Of the offered rate, in successful replies.
         added_p50_s: From the due time to the end of the reply; also `added_p99_s`.
         lateness_p50_s: From the due time until the engine turned to the request; also p99 and max.
-        cpu_us_per_request: Of the engine processes together.
-        cpu_share: Of a core, by the busiest engine process.
+        cpu_us_per_request: Of the workers together.
+        cpu_share: Of a core, by the busiest worker.
         server_cpu_share: Of a core, by the null server.
     """
 
@@ -79,9 +82,9 @@ class Row:
         """Say in a word why this rate cannot be trusted; empty if it can."""
         if self.cpu_share > MOST_CPU:
             return "CPU"
-        if self.achieved_share < _LEAST_ACHIEVED:
+        if self.achieved_share < LEAST_ACHIEVED:
             return "behind"
-        return "slow" if self.added_p99_s > SHARE * _COARSEST_S else ""
+        return "slow" if self.added_p99_s > SLOWEST_S else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,18 +154,18 @@ def _limit(at: Row | Ceiling, *, workers: int, cores: int) -> tuple[str, str]:
     """Say what ends the trust, and what to do about it."""
     where = f"at {at.rate_rps:,.0f} req/s"
     if at.cpu_share > MOST_CPU:
-        words = f"an engine process that used {at.cpu_share:.0%} of its core {where}"
+        words = f"a worker that used {share(at.cpu_share)} of its core {where}"
         if workers >= cores:
             return words, "All cores send already: take a machine with more of them, or several machines."
         return words, f"--workers {min(cores, 2 * workers)} sends from {min(cores, 2 * workers)} of the {cores} cores."
     if at.server_cpu_share > MOST_CPU:
-        words = f"the null server, which used {at.server_cpu_share:.0%} of its core {where}"
+        words = f"the null server, which used {share(at.server_cpu_share)} of its core {where}"
         return words, "Nothing needs to be done: the generator itself can do more than this shows."
     if cores == 1 and at.cpu_share + at.server_cpu_share > MOST_CPU:
-        words = f"the only core, of which the null server took {at.server_cpu_share:.0%} {where}"
+        words = f"the only core, of which the null server took {share(at.server_cpu_share)} {where}"
         return words, "Against a server on another machine it can do more; a second core would show how much."
     words = (
-        f"waiting for the CPU {where}: the busiest engine process used {at.cpu_share:.0%} of a core, "
-        f"the null server {at.server_cpu_share:.0%}"
+        f"waiting for the CPU {where}: the busiest worker used {share(at.cpu_share)} of a core, "
+        f"the null server {share(at.server_cpu_share)}"
     )
     return words, "Stop what else uses this machine's cores, or lift its CPU limit, and try again."

@@ -56,7 +56,7 @@ def load_of(command: dict[str, Any], setup: dict[str, Any], play: Play | None = 
         requests=play(command["first"], worker, workers) if play else repeat(setup["request"]),
         timeout_ns=setup["timeout_ns"],
         connections=setup["connections"],
-        coalesce_ns=setup["coalesce_ns"] * workers if (command["rate_rps"] or 0) >= _COALESCE_FROM_RPS else 0,
+        coalesce_ns=setup["coalesce_ns"] if (command["rate_rps"] or 0) >= _COALESCE_FROM_RPS else 0,
     )
 
 

@@ -20,11 +20,19 @@ COLUMNS = (
 _MOST_WORKERS = 8
 
 
-def table(run: Run) -> list[tuple[int, bool, list[str]]]:
-    """Return for each step that tells of its generator its number, whether it is sound, and a text for each column."""
-    return [
-        (record.index + 1, not record.reasons, _cells(record.client)) for record in run.steps if _tells(record.client)
+def table(run: Run) -> tuple[list[str], list[tuple[int, bool, list[str]]]]:
+    """Return the columns, and for each step that tells of its generator its number, whether it is sound, and its cells.
+
+    A column in which no step says anything is left out: a closed loop has no schedule to deliver.
+    """
+    told = [record for record in run.steps if _tells(record.client)]
+    cells = [_cells(record.client) for record in told]
+    kept = [at for at in range(len(COLUMNS)) if any(row[at] != text.NONE for row in cells)]
+    rows = [
+        (record.index + 1, not record.reasons, [row[at] for at in kept])
+        for record, row in zip(told, cells, strict=True)
     ]
+    return [COLUMNS[at] for at in kept], rows
 
 
 def verdict(run: Run) -> str | None:
@@ -33,9 +41,10 @@ def verdict(run: Run) -> str | None:
     if not told:
         return None
     limited = [record for record in told if _has(record, "client")]
-    limit = f"the limit itself in {_steps(limited, told)}" if limited else ""
+    limit = f"the limit itself{_where(limited, told)}" if limited else ""
     fair = [record for record in told if record not in limited]
-    return ", ".join(filter(None, (limit, _lateness(fair), _delivered(fair, told), _books(told)))) + "."
+    parts = (limit, _lateness(fair), _delivered(fair, told), _books(told))
+    return text.sentence(", ".join(filter(None, parts)))
 
 
 def _tells(client: Mapping[str, Any]) -> bool:
@@ -80,7 +89,8 @@ def _pair(client: Mapping[str, Any], seen: str, wanted: str) -> tuple[str, ...]:
 
 def _lateness(told: list[StepRecord]) -> str:
     worst_s = max((_number(record.client, "lateness_p99_s") or 0.0 for record in told), default=None)
-    return "" if worst_s is None else f"late by at most {text.latency(worst_s)} (p99)"
+    most = " at most" if len(told) > 1 else ""
+    return "" if worst_s is None else f"lateness (p99){most} {text.latency(worst_s)}"
 
 
 def _delivered(fair: list[StepRecord], told: list[StepRecord]) -> str:
@@ -91,9 +101,7 @@ def _delivered(fair: list[StepRecord], told: list[StepRecord]) -> str:
     if amiss:
         first = amiss[0].client
         sent, intended = _pair(first, "dispersion_sent", "dispersion_intended")
-        return (
-            f"schedule not delivered evenly in {_steps(amiss, told)} (dispersion {sent} where {intended} was intended)"
-        )
+        return f"schedule not delivered evenly{_where(amiss, told)} (dispersion {sent} where {intended} was intended)"
     if len(judged) < len(fair):
         return f"schedule delivered as intended in {_count(len(judged))} that can tell"
     return "schedule delivered as intended"
@@ -104,25 +112,28 @@ def _books(told: list[StepRecord]) -> str:
     amiss = [record for record in judged if _has(record, "books")]
     if amiss:
         counted, implied = _pair(amiss[0].client, "in_flight_counted", "in_flight_implied")
-        return (
-            f"Little's law broken in {_steps(amiss, told)} ({counted} in flight counted, {implied} by rate x latency)"
-        )
+        return f"Little's law broken{_where(amiss, told)} ({counted} in flight counted, {implied} by rate x latency)"
     if not judged:
         return ""
-    where = f"all {len(told)} steps" if len(told) == len(judged) > 1 else _count(len(judged))
-    return f"books and Little's law closed in {where}"
+    if len(told) == 1:
+        where = ""
+    elif len(told) == len(judged):
+        where = f" in all {len(told)} steps"
+    else:
+        where = f" in {_count(len(judged))} that can tell"
+    return f"every request accounted for, and Little's law holds{where}"
 
 
 def _count(steps: int) -> str:
     return "the step" if steps == 1 else f"the {steps} steps"
 
 
-def _steps(records: list[StepRecord], told: list[StepRecord]) -> str:
-    """Name up to five steps by their numbers; where there is only one, a number says nothing."""
+def _where(records: list[StepRecord], told: list[StepRecord]) -> str:
+    """Name up to five steps by their numbers; where there is only one, that says nothing."""
     if len(told) == 1:
-        return "the step"
+        return ""
     numbers = [str(record.index + 1) for record in records]
     if len(numbers) == 1:
-        return f"step {numbers[0]}"
+        return f" in step {numbers[0]}"
     shown = ", ".join(numbers[:5]) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
-    return f"steps {shown}"
+    return f" in steps {shown}"

@@ -1,7 +1,7 @@
 """The verdict in words: one headline, what limits the load, what to do next, and the numbers beside it."""
 
 from analysis import Estimate, OperatingPoint, Run, StepRecord
-from reports import load, text
+from reports import load, steps, text
 from reports.text import number, rate
 from reports.words import INTERRUPTED, NOT_KNOWN, Fact, Headline
 
@@ -166,7 +166,7 @@ def _unmet(run: Run, answer: OperatingPoint) -> Headline:
     lowest = min((r for r in run.steps if r.offered), key=lambda r: r.step.level, default=None)
     seen = f" The lowest load measured, {_level(lowest)}, gave {_quantiles(lowest)}." if lowest else ""
     if answer.limited_by == "error budget":
-        advice = "Find out why requests fail at low load: the target's own words are under Errors."
+        advice = "Find out why requests fail at low load: Errors says it in words."
     else:
         advice = "Shorten the latency at low load (batching delay, model time, network) or relax the SLA."
     return Headline(
@@ -183,9 +183,9 @@ def _undecided(run: Run, answer: OperatingPoint) -> Headline:
     return Headline(
         tone="unsure",
         label="Undecided",
-        title=f"Undecided: the best estimate so far is {point}{_safe(answer)}."
+        title=f"The best estimate so far is {point}{_safe(answer)}."
         if point
-        else f"Undecided: nothing shows yet at which load {_slas(run, answer)} ends.",
+        else f"Nothing shows yet at which load {_slas(run, answer)} ends.",
         limits=_stopped(answer),
         advice="Give the search more time with --budget, or accept a wider interval with --precision.",
     )
@@ -218,18 +218,18 @@ def _target_failed(run: Run, answer: OperatingPoint) -> Headline:
         title="The target failed" + (f"; measured before that: {point}." if point else " before anything was measured."
                                      if not any(r.offered for r in run.steps) else " before an answer was found."),
         limits=f"Search stopped: {answer.stop_reason.rstrip('.')}.",
-        advice="Check that the target is up and answers one request; its own words are under Errors.",
+        advice=steps.remedy(run),
     )  # fmt: skip
 
 
 def _interrupted(run: Run, answer: OperatingPoint) -> Headline:
     word, point = INTERRUPTED[run.exit_code], _point(answer)
-    so_far = f"the best estimate so far is {point}{_safe(answer)}"
-    best = so_far if point else "nothing is known yet about the SLA's end"
+    so_far = f"The best estimate so far is {point}{_safe(answer)}"
+    best = so_far if point else "Nothing is known yet about the SLA's end"
     return Headline(
         tone="unsure",
         label="Internal error" if run.exit_code == 70 else word.capitalize(),
-        title=f"The run was {word}: {best}.",
+        title=f"{best}.",
         limits=_stopped(answer),
         advice="Do not gate on these numbers: run again and let the search end.",
     )

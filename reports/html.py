@@ -54,8 +54,8 @@ def html(run: Run) -> str:
 
 def _generator(run: Run) -> dict[str, Any] | None:
     """Return the generator's sentence and table, or None where no step tells of it."""
-    rows = generator.table(run)
-    return {"verdict": generator.verdict(run), "columns": generator.COLUMNS, "rows": rows} if rows else None
+    columns, rows = generator.table(run)
+    return {"verdict": generator.verdict(run), "columns": columns, "rows": rows} if rows else None
 
 
 def _tags(run: Run) -> dict[int, str]:
@@ -94,6 +94,7 @@ _ENVIRONMENT.filters |= {
     "share": text.share,
     "duration": text.duration,
     "failures": steps.failures,
+    "sentence": text.sentence,
     "ends": text.latency_ends,
     "load": steps.load,
     "percent": percent,

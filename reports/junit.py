@@ -6,7 +6,8 @@ suite is green exactly when the command's exit code is 0, so that the test view 
 - `<failure>`: the SLA, or the required rate, was measured and missed.
 - `<error>`: there is no answer (undecided, a lower bound only, target failed, interrupted). Not `<skipped>`, which CI
   systems show as harmless although the command has failed.
-- `<skipped>`: beside a failure only: an SLA that was not judged because another one already ends the search.
+- `<skipped>`: beside a failure or an error only: an SLA that was not judged because another one already ends the
+  search; or what a load was to show in which no request fell due.
 """
 
 from typing import Literal
@@ -27,12 +28,14 @@ def junit(run: Run) -> str:
     words = headline(run)
     cases = [(str(sla), *_sla_ending(run, sla, words)) for sla in run.slas]
     if run.answer is None and not run.slas:
-        cases.append(("load", "passed" if run.exit_code == 0 else "error", words.title))
+        ending: _Ending = "passed" if run.exit_code == 0 else "skipped" if _is_empty(run) else "error"
+        cases.append(("load", ending, words.title))
     required = required_rps(run)
     if required is not None and run.answer is not None:
         cases.append((f"at least {text.rate(required)}", *_required_ending(run, words)))
     if run.exit_code != 0 and not any(ending in ("failure", "error") for _, ending, _ in cases):
-        cases.append(("opfind run", "error", f"the run ended with exit code {run.exit_code}"))
+        command = "opfind run" if run.answer else "opfind load"
+        cases.append((command, "error", f"the run ended with exit code {run.exit_code}"))
     counts = {plural: str(sum(ending == one for _, ending, _ in cases)) for plural, one in (
         ("failures", "failure"), ("errors", "error"), ("skipped", "skipped"),
     )}  # fmt: skip
@@ -68,10 +71,18 @@ def _sla_ending(run: Run, sla: SLA, words: Headline) -> tuple[_Ending, str]:
     return "failure", words.title
 
 
+def _is_empty(run: Run) -> bool:
+    """Say that a load ended as it should, but no request fell due."""
+    record = load.step_of(run)
+    return run.exit_code == 3 and record is not None and not record.offered
+
+
 def _sla_ending_of_load(run: Run, sla: SLA, words: Headline) -> tuple[_Ending, str]:
     record = load.step_of(run)
     if run.exit_code == 0:
         return "passed", ""
+    if _is_empty(run):
+        return "skipped", words.title
     if run.exit_code != 1 or record is None or record.judgement is None:
         return "error", words.title
     binding = record.judgement.binding

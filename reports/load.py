@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis import Judgement, Run, StepRecord, Verdict
+from analysis.judgement import ERROR_BUDGET, none_of
 from reports import text
-from reports.steps import books, error_texts, failures
+from reports.steps import books, error_texts, failures, reasons, remedy
 from reports.text import number
 from reports.words import INTERRUPTED, NOT_KNOWN, Fact, Headline, Tone
 
@@ -25,6 +26,9 @@ _DUE_CLOSED = (
     "From due: since the user was free to ask. From sent: since the request was put on the wire, as wrk and ab time "
     "it. The two part where a connection had to be opened first, or none was free."
 )
+_FAILED = ' Where a row says "failed", more requests failed than its share leaves out.'
+_TINY = 1e-12  # for a bound that a tail leaves so small that it is printed, and computed, as 0
+_AT_RANDOM = ("poisson", "gamma")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +53,11 @@ class Load:
     Attributes:
         record: The step.
         rows: Its latency spectrum.
-        note: Why the two latencies of a row differ.
+        note: Why the two latencies of a row differ, and what "failed" means where it stands for one.
         books: Requests by how they ended.
         accounts: The same as one line.
         failures: Requests that failed, by kind; empty when none did.
+        offered: How much was offered, beside what was asked for; empty in a closed loop, which offers what it carries.
     """
 
     record: StepRecord
@@ -61,6 +66,7 @@ class Load:
     books: dict[str, int]
     accounts: str
     failures: str
+    offered: str
 
 
 def shown(run: Run) -> Load | None:
@@ -68,14 +74,16 @@ def shown(run: Run) -> Load | None:
     record = step_of(run) if run.answer is None else None
     if record is None or not record.offered:
         return None
-    told = books(record)
+    told, rows = books(record), spectrum_rows(record)
+    note = _DUE_OPEN if record.step.users is None else _DUE_CLOSED
     return Load(
         record=record,
-        rows=spectrum_rows(record),
-        note=_DUE_OPEN if record.step.users is None else _DUE_CLOSED,
+        rows=rows,
+        note=note + (_FAILED if any(math.isinf(row.due_s) for row in rows) else ""),
         books=told,
         accounts=f"{record.offered:,} offered = " + " + ".join(f"{count:,} {name}" for name, count in told.items()),
         failures=failures(record),
+        offered=_offered(record),
     )
 
 
@@ -109,13 +117,12 @@ def headline(run: Run) -> Headline:
     record = step_of(run)
     if record is None or not record.offered:
         return _nothing(run)
-    reasons = " ".join(reason.text.rstrip(".") + "." for reason in record.reasons)
+    why = reasons(record)
     measured = f"{_level(record)} for {_length(record)}: {_result(record)}"
     if run.exit_code in INTERRUPTED:
-        word = INTERRUPTED[run.exit_code]
         return Headline(
-            tone="unsure", label=_label(run), title=f"The load was {word}; until then, {measured}.",
-            limits=reasons, advice=None,
+            tone="unsure", label=_label(run), title=f"{measured}.",
+            limits=" ".join(filter(None, (why, _until_then(run, record)))), advice=None,
         )  # fmt: skip
     if run.exit_code == 5:
         return _target_failed(run, record, measured)
@@ -123,16 +130,16 @@ def headline(run: Run) -> Headline:
         is_client = any(reason.kind == "client" for reason in record.reasons)
         return Headline(
             tone="unsure", label="Client-limited" if is_client else "Not sound", title=f"{measured}.",
-            limits=("The client, not the target, was the limit: " if is_client else "") + reasons,
+            limits=("The client, not the target, was the limit. " if is_client else "") + why,
             advice="The target may do better than these numbers: remove the client's limit and run the load again."
             if is_client else "Run the load again, and longer.",
         )  # fmt: skip
     if record.judgement is not None:
-        return _judged(run, record, record.judgement, measured)
+        return _judged(run, record.judgement, measured)
     is_clean = record.counts["ok"] == record.offered
     return Headline(
         tone="good" if is_clean else "unsure", label="Load", title=f"{measured}.", limits="",
-        advice=None if is_clean else _about_failures(record),
+        advice=None if is_clean else remedy(run),
     )  # fmt: skip
 
 
@@ -147,15 +154,23 @@ def facts(run: Run) -> list[Fact]:
     return [
         Fact(
             name="Throughput",
-            value=text.rate(record.achieved_rps),
-            note=f"of {text.rate(record.offered_rps)} offered",
+            value=text.rate(record.throughput_rps),
+            note=_offered(record),
         ),
-        Fact(name="Requests", value=f"{record.offered:,}", note=failed or "all of them answered"),
+        Fact(
+            name="Requests",
+            value=f"{record.offered:,}",
+            note=f"{record.offered - record.counts['ok']:,} failed: {_kinds(record)}" if failed else "all answered",
+        ),
         *(
             Fact(name=name, value=_latency_at(record, quantile), note=text.latency_ends(at) if at else "")
             for name, quantile, at in (("p50", 0.5, record.p50), ("p95", 0.95, record.p95), ("p99", 0.99, record.p99))
         ),
-        Fact(name="Slowest", value=latency(slowest.due_s), note=f"{latency(slowest.sent_s)} from the send"),
+        Fact(
+            name="Slowest",
+            value=latency(slowest.due_s),
+            note=f"{latency(slowest.sent_s)} from the send" if math.isfinite(slowest.sent_s) else "",
+        ),
         Fact(
             name="Send lateness p99",
             value=NOT_KNOWN if late is None else text.latency(late),
@@ -174,7 +189,7 @@ def _latency_at(record: StepRecord, quantile: float) -> str:
 
 
 def workers(client: Mapping[str, Any]) -> str:
-    """Say how many engine processes there were, and how busy the busiest was."""
+    """Say how many workers there were, and how busy the busiest was."""
     count, share = client.get("workers"), client.get("cpu_share")
     if count is None or share is None:
         return ""
@@ -184,7 +199,7 @@ def workers(client: Mapping[str, Any]) -> str:
 def _nothing(run: Run) -> Headline:
     """Say that no request fell due: the user stopped it before, or the rate is too low for so short a time."""
     if run.exit_code in INTERRUPTED:
-        title, advice = f"The load was {INTERRUPTED[run.exit_code]} before the first request.", None
+        title, advice = "The load ended before the first request.", None
     else:
         title, advice = "No request fell due.", "Run longer with -d, or at a higher --rate."
     return Headline(tone="unsure", label=_label(run), title=title, limits="Nothing was measured.", advice=advice)
@@ -198,33 +213,64 @@ def _label(run: Run) -> str:
 
 def _target_failed(run: Run, record: StepRecord, measured: str) -> Headline:
     texts, _ = error_texts(run, limit=1)
-    said = f"{texts[0].words} ({texts[0].count:,} times)." if texts else ""
-    died = [reason.text for reason in record.reasons if reason.kind == "target"]
+    said = text.sentence(f"{texts[0].words} ({texts[0].count:,} times)") if texts else ""
+    is_client = any(reason.kind == "client" for reason in record.reasons)
     return Headline(
         tone="bad", label="Target failed",
         title=f"The target failed under {measured}." if record.counts["ok"] else f"All {record.offered:,} requests "
         f"failed at {_level(record)}.",
-        limits=" ".join([*(f"{text.rstrip('.')}." for text in died), said]).strip(),
-        advice="Check that the target is up and answers one request; its own words are under Errors.",
+        limits=" ".join(
+            filter(None, (said, "The client was at its limit too." if is_client else "", reasons(record)))
+        ),
+        advice=remedy(run),
     )  # fmt: skip
 
 
-def _judged(run: Run, record: StepRecord, judgement: Judgement, measured: str) -> Headline:
-    tone, label, holds, hold = _VERDICTS[judgement.verdict]
-    told = (judgement.share, judgement.low, judgement.high, judgement.allowed)
-    share, low, high, allowed = (text.share(round(value, 6)) for value in told)
+def _until_then(run: Run, record: StepRecord) -> str:
+    """Return the verdict on what an interruption left; empty without an SLA."""
+    if record.judgement is None:
+        return ""
+    return f"Until then {_holds(run, record.judgement)}: {bound(record.judgement)}."
+
+
+def _holds(run: Run, judgement: Judgement) -> str:
+    _, _, holds, hold = _VERDICTS[judgement.verdict]
+    return f"{' and '.join(map(str, run.slas))} {hold if len(run.slas) > 1 else holds}"
+
+
+def bound(judgement: Judgement) -> str:
+    """Say how many requests violate the bound that decided, with the interval, and how many may."""
+    share, low, high, allowed = shares(judgement)
+    who = f"{share} of requests" if judgement.share else f"no request of {judgement.n:,}"
+    # A bound below what the count alone allows comes from `analysis.judgement._with_headroom`.
+    is_of_tail = not judgement.share and judgement.high < none_of(max(1, judgement.n))
+    interval = f"95 % interval {low} to {high}" + (", by how far below the limit the tail ends" if is_of_tail else "")
+    if judgement.binding == ERROR_BUDGET:
+        return f"{who} failed ({interval}), the error budget is {allowed}"
+    return f"{judgement.binding}: {who} {'violate' if judgement.share else 'violates'} it ({interval}), {allowed} may"
+
+
+def shares(judgement: Judgement) -> tuple[str, str, str, str]:
+    """Print the share that violates the bound, the ends of its interval, and what is allowed."""
+    told = (judgement.share, judgement.low, judgement.high or _TINY, judgement.allowed)
+    share, low, high, allowed = map(text.small_share, told)
+    return share, low, high, allowed
+
+
+def _judged(run: Run, judgement: Judgement, measured: str) -> Headline:
+    tone, label, _, _ = _VERDICTS[judgement.verdict]
     advice = {
         Verdict.PASS: None,
-        Verdict.FAIL: _about_failures(record)
-        if judgement.binding == "error budget"
+        Verdict.FAIL: remedy(run)
+        if judgement.binding == ERROR_BUDGET
         else "Lower the load, or find the highest one that holds with opfind run.",
         Verdict.UNDECIDED: "Run longer with -d: the interval reaches across what is allowed.",
     }[judgement.verdict]
     return Headline(
         tone=tone,
         label=label,
-        title=f"{' and '.join(map(str, run.slas))} {hold if len(run.slas) > 1 else holds} at {measured}.",
-        limits=f"{judgement.binding}: {share} of requests violate it (95 % interval {low} to {high}), {allowed} may.",
+        title=f"{_holds(run, judgement)} at {measured}.",
+        limits=f"{bound(judgement)}.",
         advice=advice,
     )  # fmt: skip
 
@@ -238,15 +284,15 @@ def _level(record: StepRecord) -> str:
 
 def _length(record: StepRecord) -> str:
     """Return how long requests fell due: what was asked for, or what an interruption left of it."""
-    length_s = record.step.duration_s
-    return text.duration(min(length_s, max(0.0, record.end_s - record.start_s)) if record.aborted else length_s)
+    length = text.duration(round(record.span_s, 3))
+    return f"{length} of {text.duration(record.step.duration_s)}" if record.aborted else length
 
 
 def _result(record: StepRecord) -> str:
     """Return throughput where it is a result, median, p99 and failures, as words."""
     told = []
-    if record.step.users is not None or record.achieved_rps < 0.95 * record.offered_rps:
-        told.append(f"{text.rate(record.achieved_rps)} answered")
+    if record.step.users is not None or record.throughput_rps < 0.95 * record.offered_rps:
+        told.append(f"{text.rate(record.throughput_rps)} answered")
     told += [f"p50 {_latency_at(record, 0.5)}", f"p99 {_latency_at(record, 0.99)}"]
     failed = record.offered - record.counts["ok"]
     share = text.share(failed / record.offered)
@@ -254,7 +300,19 @@ def _result(record: StepRecord) -> str:
     return ", ".join(told)
 
 
-def _about_failures(record: StepRecord) -> str:
-    if record.counts.get("timeout"):
-        return "Requests timed out: lower the load, or allow them more time with --timeout; Errors has every kind."
-    return "Find out why requests failed: the target's own words are under Errors."
+def _offered(record: StepRecord) -> str:
+    """Say how much was offered, and why that is not what was asked for."""
+    step, offered = record.step, text.rate(record.offered_rps)
+    if step.rate_rps is None:
+        return ""
+    asked = text.number(step.rate_rps)
+    if offered == text.rate(step.rate_rps):
+        return f"of {offered} offered"
+    why = f"; {step.arrivals.capitalize()} arrivals vary" if step.arrivals in _AT_RANDOM else ""
+    return f"of {offered} offered ({asked} asked{why})"
+
+
+def _kinds(record: StepRecord) -> str:
+    """Return the kinds of failure; with their counts where there are several."""
+    kinds = [(kind.replace("_", " "), count) for kind, count in record.counts.items() if kind != "ok" and count]
+    return kinds[0][0] if len(kinds) == 1 else failures(record)

@@ -106,4 +106,4 @@ def spectrum_figure(run: Run, lines: list[Line]) -> Figure | None:
 def _percentile_axis(axes: Axes, last: float) -> None:
     axes.xaxis.set_major_locator(FixedLocator([_nines(share) for share in _SHARES]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda nines, _: f"{100 * (1 - 10**-nines):.7g} %"))
-    axes.set_xlim(0, 1.02 * last)
+    axes.set_xlim(0, 1.02 * max(last, _nines(0.5)))  # a line that failures end at once has no length

@@ -1,5 +1,6 @@
 """What the reports pick from a run's steps: the two that matter, failures, the target's words, the client's health."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
@@ -11,6 +12,7 @@ from reports import text
 _CLIENT_NAMES = {
     "lateness_p50_s": "send lateness p50",
     "lateness_p99_s": "send lateness p99",
+    "lateness_third_s": "send lateness, third latest",
     "lateness_max_s": "send lateness max",
     "loop_lag_max_s": "loop lag max",
     "cpu_share": "CPU, busiest worker",
@@ -22,12 +24,28 @@ _CLIENT_NAMES = {
     "pacing": "pacing",
 }
 _OWN_ACCOUNT = {Outcome.OK: "ok", Outcome.TIMEOUT: "timeouts", Outcome.LOST: "lost", Outcome.UNSENT: "unsent"}
+_REMEDIES = {
+    "connect_error": "Check that the target is up and can be reached at this address.",
+    "reset": "Check that the target is up, and its own log: it closed connections.",
+    "protocol_error": "Check that the target speaks HTTP/1.1 at this address.",
+    "timeout": "Lower the load, or allow requests more time with --timeout.",
+    "wrong_reply": "Compare a reply with what --expect-json or --expect-body-regex asks for.",
+}
+_STATUS_REMEDIES = (  # the first that fits
+    (r"HTTP [12]\d\d", "The target answered, with a status that was not asked for: check --expect-status."),
+    (r"HTTP 3", "A redirect is not followed: give the URL to which it leads, or take it by --expect-status."),
+    (r"HTTP 40[13]", "Check the credentials that --header sends."),
+    (r"HTTP 40[45]", "Check the URL and --method."),
+    (r"HTTP (429|503)", "The target refuses requests: lower the load, or raise its limit."),
+    (r"HTTP 4", "Check --method, --header and the body."),
+    (r"", "Look into the target's own log."),
+)
 _ACRONYMS = {"cpu": "CPU", "rss": "RSS", "fd": "fd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorText:
-    """Hold one failure in the target's own words.
+    """Hold one kind of failure in words, the target's or opfind's own.
 
     Attributes:
         words: Untrusted.
@@ -153,13 +171,40 @@ def failures(record: StepRecord) -> str:
 def error_texts(run: Run, limit: int = 20) -> tuple[list[ErrorText], int]:
     """Return the most frequent failures of the run in words, and how many further kinds there are."""
     found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    timed_out = _timed_out(run)
     for record in run.steps:
-        for words, count in record.errors.items():
+        for kind, count in record.errors.items():
+            words = timed_out if kind == "timeout" else kind
             before, steps = found.get(words, (0, ()))
             found[words] = (before + count, (*steps, record.index + 1))
     ordered = sorted(found.items(), key=lambda item: -item[1][0])
     texts = [ErrorText(words=text.clean(words, 300), count=count, steps=steps) for words, (count, steps) in ordered]
     return texts[:limit], max(0, len(texts) - limit)
+
+
+def _timed_out(run: Run) -> str:
+    """Say after how long a request timed out, where the run file tells."""
+    named = run.scenario.get("target")
+    timeout_s = named.get("timeout_s") if isinstance(named, Mapping) else None
+    return f"timeout after {text.duration(timeout_s)}" if isinstance(timeout_s, int | float) else "timeout"
+
+
+def remedy(run: Run) -> str:
+    """Say what to try against the most frequent kind of failure."""
+    counts = {kind: sum(record.counts.get(kind, 0) for record in run.steps) for kind in ("http_status", *_REMEDIES)}
+    kind = max(counts, key=lambda kind: counts[kind])
+    if not counts[kind]:
+        return "Check that the target is up and answers one request."
+    if kind != "http_status":
+        return _REMEDIES[kind]
+    texts, _ = error_texts(run)
+    status = next((error.words for error in texts if error.words.startswith("HTTP ")), "")
+    return next(advice for pattern, advice in _STATUS_REMEDIES if re.match(pattern, status))
+
+
+def reasons(record: StepRecord) -> str:
+    """Return why a step is not sound, as sentences."""
+    return " ".join(text.sentence(reason.text) for reason in record.reasons)
 
 
 def client_health(run: Run) -> ClientHealth:

@@ -20,6 +20,11 @@ def clean(text: str, limit: int = 2_000) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", kept)
 
 
+def sentence(words: str) -> str:
+    """Return words as a sentence: a capital letter first, one full stop at the end."""
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}." if words else ""
+
+
 def number(value: float) -> str:
     """Return three significant digits or all of an integer's, with thousands separators: 0.0123, 54.3, 1,204."""
     if not math.isfinite(value):
@@ -60,6 +65,11 @@ def latency(seconds: float | None) -> str:
 def share(value: float) -> str:
     """Return a share of requests as a percentage."""
     return f"{number(100 * value)} %"
+
+
+def small_share(value: float) -> str:
+    """Return a share that may be too small to print: never 0 % for what is only nearly so."""
+    return "< 0.01 %" if 0 < value < 0.0001 else share(value)
 
 
 def duration(seconds: float) -> str:

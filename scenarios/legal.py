@@ -1,9 +1,14 @@
 """What HTTP lets a URL, a method and a header be; the error says which rule is broken, its key first."""
 
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_OUR_OWN = {  # headers that say how long the body is: a wrong one would be blamed on the target
+    "content-length": "Content-Length is set from the body: drop this header",
+    "transfer-encoding": "Transfer-Encoding has no meaning for a body that is sent in one piece: drop this header",
+}
 
 
 def check_url(url: str) -> None:
@@ -29,8 +34,20 @@ def check_method(method: str) -> None:
         raise ValueError(f"method: '{method}' is not an HTTP method such as GET or POST")
 
 
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError unless each header can stand in a request, and none is there twice; names do not mind case."""
+    seen: set[str] = set()
+    for name, value in headers:
+        check_header(name, value)
+        if name.lower() in seen:
+            raise ValueError(f"headers: {name} is given twice: give it once, with both values")
+        seen.add(name.lower())
+
+
 def check_header(name: str, value: str) -> None:
     """Raise ValueError unless a header can stand in a request, on a line of its own."""
+    if name.lower() in _OUR_OWN:
+        raise ValueError(f"headers: {_OUR_OWN[name.lower()]}")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"headers: '{name}' is not a header name: use letters, digits and hyphens")
     if any((ord(sign) < 32 and sign != "\t") or ord(sign) == 127 for sign in value):

@@ -36,12 +36,16 @@ def bundled() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def load(name_or_path: str, flags: Mapping[str, Any] | None = None) -> Scenario:
+def load(
+    name_or_path: str, flags: Mapping[str, Any] | None = None, flag_names: Mapping[str, str] | None = None
+) -> Scenario:
     """Read a bundled scenario by its name, or a scenario file; lay the command line's values over it.
 
     Args:
         name_or_path: Such as `default` or `checkout.toml`.
         flags: Tables and values under the names of `Scenario`'s fields, in their units; they win.
+        flag_names: What the command line calls a field, by its path such as `target.url`: errors name it, unless its
+            value is the file's.
 
     Raises:
         ScenarioError: There is no such file, it is no TOML, or a rule is broken.
@@ -49,7 +53,11 @@ def load(name_or_path: str, flags: Mapping[str, Any] | None = None) -> Scenario:
     path = _find(name_or_path, _FOLDER, "scenario")
     plain = _plain(_read_toml(path), path)
     scenario = build(plain, path.name, _FILE_KEYS)
-    return build(_laid_over(plain, flags), "command line", {}) if flags else scenario
+    if not flags:
+        return scenario
+    of_file = _paths(plain) - _paths(flags)
+    names = {path: name for path, name in (flag_names or {}).items() if path not in of_file}
+    return build(_laid_over(plain, flags), "command line", _FILE_KEYS | names)
 
 
 def device(name_or_path: str) -> dict[str, float]:
@@ -210,6 +218,15 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ScenarioError(f"{where}: {value!r} must be text")
     return value
+
+
+def _paths(plain: Mapping[str, Any]) -> set[str]:
+    """Return the paths of all values, such as `target.url`."""
+    paths = set(plain)
+    for table, values in plain.items():
+        if isinstance(values, Mapping):
+            paths |= {f"{table}.{key}" for key in values}
+    return paths
 
 
 def _laid_over(plain: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

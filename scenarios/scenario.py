@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from analysis import SLA
 from scenarios.expect import Expect
-from scenarios.legal import check_header, check_method, check_url
+from scenarios.legal import check_headers, check_method, check_url
 
 _MAX = 1e9  # every number is finite: TOML knows inf and nan, a load does not
 Positive = Annotated[float, Meta(gt=0, le=_MAX)]
@@ -67,26 +67,26 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             check_url(self.url)
         if self.method is not None:
             check_method(self.method)
-        for name, value in self.headers.items():
-            check_header(name, value)
+        check_headers(self.headers.items())
         self._check_bodies()
         self._check_connection()
 
     def _check_bodies(self) -> None:
         given = [name for name in BODY_KEYS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{given[1]}: {' and '.join(given)} exclude each other: give one of them")
+            both = " and ".join(f"`{name}`" for name in given)
+            raise ValueError(f"{given[1]}: {both} exclude each other: give one of them")
         if self.shuffle and self.body_lines is None:
-            raise ValueError("shuffle: only the lines of body_lines can be shuffled: give it, or drop shuffle")
+            raise ValueError("shuffle: only the lines of `body_lines` can be shuffled: give it, or drop `shuffle`")
 
     def _check_connection(self) -> None:
         of_tls = next((name for name in ("cacert", "insecure", "cert") if getattr(self, name) not in (None, False)), "")
         if of_tls and self.url is not None and urlsplit(self.url).scheme != "https":
             raise ValueError(f"{of_tls}: is about TLS, but the URL is not https: write https://, or leave it out")
         if self.insecure and self.cacert is not None:
-            raise ValueError("insecure: checks no certificate, so cacert has no meaning: drop one of them")
+            raise ValueError("insecure: checks no certificate, so `cacert` has no meaning: drop one of them")
         if self.key is not None and self.cert is None:
-            raise ValueError("key: belongs to a certificate: name its file with cert")
+            raise ValueError("key: belongs to a certificate: name its file with `cert`")
         if self.re_resolve_s is not None and self.unix_socket is not None:
             raise ValueError("re_resolve_s: a unix socket has no name to resolve: drop one of them")
 
@@ -120,7 +120,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         if self.start_rps is not None and self.max_rps is not None and self.start_rps > self.max_rps:
-            raise ValueError(f"start_rps: {self.start_rps:g} is above max_rps, {self.max_rps:g}: swap them")
+            raise ValueError(f"start_rps: {self.start_rps:g} is above `max_rps`, {self.max_rps:g}: swap them")
         if self.arrivals == "replay" and not self.replay:
             raise ValueError("replay: name the file of due times that arrivals = 'replay' needs, one time in s a line")
         if self.replay and not _increasing(self.replay):
@@ -198,16 +198,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         longest_s = max((sla.limit_s for sla in self.slas), default=0.0)
         if self.target.timeout_s is not None and self.target.timeout_s < longest_s:
             raise ValueError(
-                f"target: timeout {self.target.timeout_s:g} s is below the longest SLA limit, {longest_s:g} s, so "
+                f"target.timeout_s: {self.target.timeout_s:g} s is below the longest SLA limit, {longest_s:g} s, so "
                 "requests within the SLA would fail: raise the timeout, or leave it out"
             )
         if self.expect.reads_body and (self.target.method or "").upper() == "HEAD":
-            raise ValueError("expect: a reply to HEAD has no body: drop body_regex and json, or use another method")
+            key = "json" if self.expect.body_regex is None else "body_regex"
+            raise ValueError(f"expect.{key}: a reply to HEAD has no body: drop this, or use another method")
         highest = self.load.max_rps
         if self.require_rps is not None and highest is not None and self.require_rps > highest:
             raise ValueError(
-                f"require_rps: {self.require_rps:g} is above max_rps, {highest:g}, so it cannot be reached: raise "
-                "max_rps, or require less"
+                f"require_rps: {self.require_rps:g} is above `load.max_rps`, {highest:g}, so it cannot be reached: "
+                "raise `load.max_rps`, or require less"
             )
 
 
@@ -215,24 +216,24 @@ class _ServerTable(msgspec.Struct, frozen=True):
     server: ServerSettings
 
 
-def build(plain: Mapping[str, Any], source: str, file_keys: Mapping[str, str]) -> Scenario:
+def build(plain: Mapping[str, Any], source: str, names: Mapping[str, str]) -> Scenario:
     """Build a scenario from its plain form: the fields' names, numbers in their fields' units.
 
     Args:
         plain: The tables.
         source: What to name in an error: the file, or the command line.
-        file_keys: What a user calls a key, by its path here, where the two differ.
+        names: What a user calls a key, by its path here, where the two differ: a key of the file, or a flag.
 
     Raises:
         ScenarioError: A rule is broken.
     """
-    table = _convert({"server": plain.get("server", {})}, _ServerTable, source, file_keys)
+    table = _convert({"server": plain.get("server", {})}, _ServerTable, source, names)
     whole = {
         **plain,
         "server": msgspec.to_builtins(table.server),
         "target": _with_defaults(plain.get("target", {})),
     }
-    return _convert(whole, Scenario, source, file_keys)
+    return _convert(whole, Scenario, source, names)
 
 
 def _with_defaults(target: Any) -> Any:
@@ -269,12 +270,16 @@ def _split_login(url: str) -> tuple[str, dict[str, str]]:
 
 
 def _convert(plain: Mapping[str, Any], kind: type[_Struct], source: str, names: Mapping[str, str]) -> _Struct:
-    """Convert to a Struct; turn the library's message into a sentence that names source, key and rule."""
+    """Convert to a Struct; turn the library's message into a sentence that names source, key and rule.
+
+    A flag needs no source. In a rule, `key` or `table.key` in backquotes stands for what the user calls that key.
+    """
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        raise ScenarioError(f"{source}: {_sentence(message, path.strip('.`'), plain, kind, names)}") from None
+        sentence = _sentence(message, path.strip(".`"), plain, kind, names)
+        raise ScenarioError(sentence if sentence.startswith("--") else f"{source}: {sentence}") from None
 
 
 def _sentence(message: str, path: str, plain: Any, kind: Any, names: Mapping[str, str]) -> str:
@@ -297,10 +302,18 @@ def _sentence(message: str, path: str, plain: Any, kind: Any, names: Mapping[str
         wanted = " or ".join(words.get(word, word) for word in expected[1].split(" | ") if word != "null")
         return f"{shown}: {value!r} must be {wanted}{expected[2] or ''}"
     key, colon, rule = message.partition(": ")
-    if colon and key in getattr(field_type, "__struct_fields__", ()):
-        path = f"{path}.{key}".strip(".")
-        return f"{names.get(path, path)}: {rule}"
+    if colon and key.partition(".")[0] in getattr(field_type, "__struct_fields__", ()):
+        place = f"{path}.{key}".strip(".")
+        return f"{names.get(place, place)}: {_with_names(rule, path, names)}"
     return f"{shown}: {message}" if shown else message
+
+
+def _with_names(rule: str, table: str, names: Mapping[str, str]) -> str:
+    def name(match: re.Match[str]) -> str:
+        path = match[1] if "." in match[1] else f"{table}.{match[1]}"
+        return names.get(path, path).rpartition(".")[2]
+
+    return re.sub(r"`([a-z_.]+)`", name, rule)
 
 
 def unknown_key(path: str, valid: list[str]) -> str:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.judgement import Verdict, judge
+from analysis.judgement import Verdict, judge, none_of
 from analysis.sla import SLA
 from analysis.step import Outcome, Step, StepResult
 from tests.analysis.simulators import Server, Simulator
@@ -102,3 +102,10 @@ def test_wrong_verdicts_are_rare_in_a_queue() -> None:
             step = Step(rate_rps=153.9 * factor, duration_s=40.0, seed=seed)
             wrong += judge(sim.run_step(step, lambda _p: False), SLAS).verdict is bad
     assert wrong <= 3
+
+
+def test_no_failure_among_n_leaves_room_for_three() -> None:
+    """The rule of three: 0 of n bounds the share by some 3 / n; a verdict does not hang on it."""
+    assert none_of(1000) == pytest.approx(0.003, rel=0.01)
+    assert none_of(1) == pytest.approx(0.95)
+    assert (1 - none_of(40)) ** 40 == pytest.approx(0.05)

@@ -113,7 +113,7 @@ def test_errors_are_counted_by_kind_and_words(target: FakeTarget, tmp_path: Path
     assert sum(_run_of(tmp_path / "out").steps[0].errors.values()) == answer["errors"]
 
 
-@pytest.mark.parametrize(("path", "says"), [("/missing", "HTTP 404"), ("/garbage", "not HTTP")])
+@pytest.mark.parametrize(("path", "says"), [("/missing", "HTTP 404"), ("/garbage", "Not HTTP")])
 def test_a_target_that_fails_every_request(target: FakeTarget, tmp_path: Path, path: str, says: str) -> None:
     """Exit 5, the whole step on the books, and files that open."""
     code, answer, _ = _load(target.base + path, "--rate", "50", "-d", "500ms", "-o", "out", folder=tmp_path)

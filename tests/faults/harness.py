@@ -83,7 +83,7 @@ def opfind(*arguments: str, folder: Path, **how: Any) -> Ended:
 
 
 def workers_of(process: "subprocess.Popen[str]") -> list[int]:
-    """Return the engine processes of a running opfind."""
+    """Return the workers of a running opfind."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     return [pid for pid in map(int, children) if b"loadgen.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

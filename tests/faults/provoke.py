@@ -177,7 +177,7 @@ def signalled(number: signal.Signals) -> Provoke:
 
 
 def worker_killed(folder: Path) -> Ended:
-    """Kill one of two engine processes in the middle of a step."""
+    """Kill one of two workers in the middle of a step."""
     with fake_target() as target:
         process = start("load", target.base + "/ok", *LONG_LOAD, "-d", "2s", "--workers", "2", folder=folder)
         _await_load(target)
@@ -186,7 +186,7 @@ def worker_killed(folder: Path) -> Ended:
 
 
 def starved(folder: Path) -> Ended:
-    """Let the engine process run for 10 ms of every 100 during a search."""
+    """Let the worker run for 10 ms of every 100 during a search."""
     with fake_target() as target:
         process = start("run", target.base + "/slow/5", *_SEARCH, "--budget", "4s", folder=folder)
         _await_load(target)

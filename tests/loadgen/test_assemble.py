@@ -134,32 +134,41 @@ def test_any_http_token_is_a_method() -> None:
         ({"sla_p99": "200"}, "--sla-p99: '200' is not a latency"),
         ({"slas": ("p100<1s",)}, "--sla: 'p100<1s' is not an SLA"),
         ({"scenario": "nosuch"}, "scenario 'nosuch': there is no such file"),
-        ({"url": "ftp://h/"}, "command line: target.url: 'ftp://h/' is not an HTTP address"),
+        ({"url": "ftp://h/"}, "command line: URL: 'ftp://h/' is not an HTTP address"),
         ({"body": "@/nosuch/file"}, "/nosuch/file: cannot be read"),
-        ({"method": "GET IT"}, "command line: target.method: 'GET IT' is not an HTTP method"),
-        ({"start_rps": 5.0, "max_rps": 1.0}, "command line: load.start_rps: 5 is above max_rps, 1"),
+        ({"method": "GET IT"}, "--method: 'GET IT' is not an HTTP method"),
+        ({"start_rps": 5.0, "max_rps": 1.0}, "--start-rps: 5 is above --max-rps, 1"),
         (
             {"timeout": 0.15, "slas": ("p50<100ms",)},
-            "command line: target: timeout 0.15 s is below the longest SLA limit, 0.2 s, so requests",
+            "--timeout: 0.15 s is below the longest SLA limit, 0.2 s, so requests",
         ),
         (
             {"require_rps": 500.0, "max_rps": 400.0},
-            "command line: require_rps: 500 is above max_rps, 400, so it cannot be reached: raise max_rps",
+            "--require-rps: 500 is above --max-rps, 400, so it cannot be reached: raise --max-rps",
         ),
         ({"mode": "closed", "max_rps": 5.0}, "--max-rps has no meaning in the closed load mode"),
         ({"scenario": "closed", "require_rps": 5.0}, "--require-rps has no meaning in the closed load mode"),
         ({"insecure": True}, "--insecure has no meaning for the bundled reference server: drop it or give a URL"),
         ({"unix_socket": "a"}, "--unix-socket has no meaning for the bundled reference server"),
         ({"re_resolve": 1.0}, "--re-resolve has no meaning for the bundled reference server"),
-        ({"url": "h", "cert": ""}, "command line: target.cert: is about TLS, but the URL is not https"),
+        ({"url": "h", "cert": ""}, "--cert: is about TLS, but the URL is not https"),
         ({"max_users": 5}, "--max-users has no meaning in the open load mode"),
-        ({"body": "a", "body_lines": "b"}, "target.body_lines: body and body_lines exclude each other: give one"),
-        ({"shuffle": True}, "target.shuffle: only the lines of body_lines can be shuffled: give it, or drop shuffle"),
-        ({"expect_status": "ok"}, "command line: expect.status: 'ok' is not an HTTP status: write 200"),
-        ({"expect_body_regex": "a("}, "command line: expect.body_regex: 'a(' is not a regular expression"),
-        ({"expect_json": ("/a=b",)}, "command line: expect.json: 'b' is not a JSON value; text needs its quotes"),
-        ({"url": "h", "method": "head", "expect_json": ("/a=1",)}, "command line: expect: a reply to HEAD has no body"),
-        ({"headers": (("a b", "c"),)}, "command line: target.headers: 'a b' is not a header name"),
+        ({"body": "a", "body_lines": "b"}, "--body-lines: --body and --body-lines exclude each other: give one"),
+        ({"shuffle": True}, "--shuffle: only the lines of --body-lines can be shuffled: give it, or drop --shuffle"),
+        ({"expect_status": "ok"}, "--expect-status: 'ok' is not an HTTP status: write 200"),
+        ({"expect_body_regex": "a("}, "--expect-body-regex: 'a(' is not a regular expression"),
+        ({"expect_json": ("/a=b",)}, "--expect-json: 'b' is not a JSON value; text needs its quotes"),
+        (
+            {"url": "h", "method": "head", "expect_json": ("/a=1",)},
+            "--expect-json: a reply to HEAD has no body: drop this",
+        ),
+        ({"headers": (("a b", "c"),)}, "--header: 'a b' is not a header name"),
+        ({"headers": (("X-A", "1"), ("x-a", "2"))}, "--header: x-a is given twice: give it once, with both values"),
+        ({"headers": (("Content-length", "1"),)}, "--header: Content-Length is set from the body: drop this header"),
+        ({"headers": (("transfer-Encoding", "chunked"),), "body": "a"}, "--header: Transfer-Encoding has no meaning"),
+        ({"url": "https://h", "cacert": "a", "insecure": True}, "--insecure: checks no certificate, so --cacert has"),
+        ({"url": "h", "re_resolve": 1.0, "unix_socket": "a"}, "--re-resolve: a unix socket has no name to resolve"),
+        ({"connections": 10**7}, "--connections: 10000000 must be a whole number <= 1000000"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(flags: dict[str, Any], sentence: str) -> None:
@@ -168,6 +177,20 @@ def test_a_users_mistake_is_one_sentence(flags: dict[str, Any], sentence: str) -
         assemble(_given(**flags))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_the_file_is_named_as_the_file_has_it(tmp_path: Path) -> None:
+    """Where a flag does not fit what the file says, the file's part keeps its own key."""
+    (tmp_path / "s.toml").write_text('[target]\nurl = "https://h/"\ncacert = "a.pem"\ntimeout = "1s"\n')
+    given = {"scenario": str(tmp_path / "s.toml")}
+    for flags, sentence in (
+        ({"insecure": True}, "--insecure: checks no certificate, so cacert has no meaning: drop one of them"),
+        ({"sla_p99": "2s"}, "command line: target.timeout: 1 s is below the longest SLA limit, 2 s, so requests"),
+        ({"url": "http://h/"}, "command line: target.cacert: is about TLS, but the URL is not https"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            assemble(_given(**given, **flags))
+        assert str(caught.value).startswith(sentence)
 
 
 def _loaded(**flags: Any) -> dict[str, Any]:
@@ -182,6 +205,14 @@ def test_a_load_needs_no_sla() -> None:
     assert step.purpose == "load"
 
 
+def test_a_load_of_one_expected_request_is_taken() -> None:
+    """The length that the refusal names is long enough; an error budget is fine beside an SLA."""
+    for rate_rps, duration_s in ((0.3, 3.334), (0.1, 10.0), (3.0, 1 / 3)):
+        assert assemble_load(_loaded(rate=rate_rps, duration=duration_s))[1].rate_rps == rate_rps
+    scenario, _ = assemble_load(_loaded(rate=5.0, sla_p99="1s", error_budget=0.5))
+    assert scenario.slas[0].error_budget == 0.5
+
+
 def test_users_make_a_load_closed() -> None:
     """`opfind load --users 64 --think 1s` is a closed step, whatever the scenario's own mode is."""
     scenario, step = assemble_load(_loaded(users=64, think=1.0, scenario="open", sla_p99="50ms"))
@@ -193,7 +224,15 @@ def test_users_make_a_load_closed() -> None:
     ("flags", "sentence"),
     [
         ({}, "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
-        ({"users": 2, "rate": 5.0}, "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
+        ({"users": 2, "rate": 5.0}, "give only one of --users, a closed loop, and --rate, an open one"),
+        (
+            {"rate": 0.3, "duration": 3.0},
+            "--rate 0.3 is less than one request in 3 s: at least 3.334 s are needed, as in -d",
+        ),
+        (
+            {"rate": 5.0, "error_budget": 0.01},
+            "--error-budget has no meaning without an SLA: drop it or give one, such as --sla-p99 200ms",
+        ),
         ({"rate": 5.0, "think": 1.0}, "--think has no meaning in the open load mode: drop it or use --users"),
         (
             {"users": 5, "arrivals": ("constant", "")},

@@ -25,6 +25,7 @@ from loadgen.progress import Progress
 from loadgen.session import Finished
 from scenarios import Scenario
 from tests.factories import P99, make_answer, make_load, make_records, make_run
+from tests.loadgen.selfchecks import checked, row
 
 RECORDS = make_records()
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,10 +214,21 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
         (["run", "u:hunter2@h/", "v:hunter2@h/"], "unexpected extra argument"),
         (["run", "-H", "Bearer hunter2"], "write 'Name: value'"),
         (["run", "--sla-p99", "1s", "-o", ""], "the name is empty: name a folder, or leave -o out"),
-        (["run", "--sla-p99", "1s", "--timeout", "500ms"], "timeout 0.5 s is below the longest SLA limit, 1 s"),
-        (["run", "--sla-p99", "1s", "--require-rps", "9", "--max-rps", "8"], "require_rps: 9 is above max_rps, 8"),
+        (["run", "--sla-p99", "1s", "--timeout", "500ms"], "--timeout: 0.5 s is below the longest SLA limit, 1 s"),
+        (["run", "--sla-p99", "1s", "--require-rps", "9", "--max-rps", "8"], "--require-rps: 9 is above --max-rps, 8"),
         (["load"], "say how much load: either --users 64, a closed loop, or --rate 5000, an open one"),
-        (["load", "--users", "2", "--rate", "5"], "say how much load: either --users 64"),
+        (["load", "--users", "2", "--rate", "5"], "give only one of --users, a closed loop, and --rate, an open one"),
+        (["load", "--rate", "0.1", "-d", "2s"], "--rate 0.1 is less than one request in 2 s: at least 10 s are needed"),
+        (["load", "--rate", "5", "--error-budget", "1%"], "--error-budget has no meaning without an SLA: drop it or"),
+        (
+            ["load", "-H", "X-A: 1", "-H", "x-a: 2", "--rate", "5"],
+            "--header: x-a is given twice: give it once, with both",
+        ),
+        (
+            ["load", "-H", "content-length: 7", "--rate", "5"],
+            "--header: Content-Length is set from the body: drop this",
+        ),
+        (["selfcheck", "h", "--cacert", "x"], "--cacert: is about TLS, but the URL is not https"),
         (["load", "--users", "0"], "'0' is not a whole number from 1 to 1000000"),
         (["load", "--rate", "5", "-d", "3"], "'3' is not a duration"),
         (["load", "--rate", "5", "--require-rps", "3"], "No such option"),
@@ -227,7 +239,7 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
 )
 def test_a_usage_error_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     """A wrong flag ends with code 2, one line on standard error, nothing on standard output, and no secret."""
-    assert main([*arguments, *(["--json"] if arguments[0] in ("run", "load") else [])]) == 2
+    assert main([*arguments, *(["--json"] if arguments[0] in ("run", "load", "selfcheck") else [])]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -370,6 +382,108 @@ def test_a_reader_that_leaves_changes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "Error" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_closed_stream_is_silent(tmp_path: Path, closed: tuple[int, ...], flags: tuple[str, ...]) -> None:
+    """`2>&-` and its like change neither the exit code nor what the other stream says, and no file takes its place."""
+    shut = " ".join(f"{number}>&-" if number else "<&-" for number in closed)
+    script = _UNDECIDED.replace("sys.argv[1]]", "sys.argv[1], *sys.argv[2:]]")
+    command = f'exec "$@" {shut}'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-c", script, str(tmp_path), *flags], cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "rror" not in done.stderr
+    words = done.stderr if flags else done.stdout
+    assert ("Operating point" in words) is ((2 if flags else 1) not in closed)
+    if flags and 1 not in closed:
+        assert json.loads(done.stdout)["exit_code"] == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["run", "--sla-p99", "1s"], 3), (["--version"], 2), (["run", "--help"], 2)]
+)
+def test_a_full_disk_at_standard_output_is_one_sentence(tmp_path: Path, arguments: list[str], code: int) -> None:
+    """The code of a run whose files are written stands; where there is nothing else, it is a usage error."""
+    script = re.sub(r"main\(.*\)\)", f"main({arguments!r}))", _UNDECIDED)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == code
+    complaint = "opfind: error: cannot write to standard output: No space left on device"
+    assert [line for line in done.stderr.splitlines() if "rror" in line] == [complaint]
+
+
+def test_a_defect_is_not_taken_for_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An OSError of another origin is a defect, with its traceback in a file."""
+    from loadgen.server import serve as serve_module
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(serve_module, "serve", broken)
+    assert main(["serve"]) == 70
+    assert "internal error, a defect of opfind (OSError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [TargetError("nobody there"), UsageError("no such body file"), KeyboardInterrupt()])
+def test_a_folder_that_was_made_for_nothing_goes_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: BaseException
+) -> None:
+    """Only what this run made, and only while it is empty: a folder of the user's own stays."""
+    _play(monkeypatch, end)
+    (tmp_path / "own").mkdir()
+    for name in ("own", "new", "own/a/b"):
+        assert main(["run", "--sla-p99", "200ms", "-o", name]) != 0
+    assert [path.name for path in tmp_path.rglob("*")] == ["own"]
+
+
+def test_a_traceback_keeps_its_new_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The folder that holds a traceback is not empty, so it stays."""
+    _play(monkeypatch, ZeroDivisionError("oops"))
+    assert main(["run", "--sla-p99", "200ms", "-o", "new"]) == 70
+    assert len(list((tmp_path / "new").glob("opfind-error-*.txt"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "1e6", "-d", "1ms"], "1,000,000 req/s for 1 ms, open loop, poisson arrivals"),
+        (["--users", "1", "-d", "90s", "--think", "20ms"], "1 user for 90 s, closed loop, think time 20 ms"),
+        (["--rate", "5", "-d", "1.5s", "--arrivals", "gamma:2"], "5 req/s for 1.5 s, open loop, gamma arrivals, CV 2"),
+    ],
+)
+def test_the_title_says_what_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    """Numbers as a reader writes them: no exponent, no thousandths of a second, one user."""
+    monkeypatch.setattr(session, "load", lambda *_, **__: Finished(run=make_load(), results=()))
+    monkeypatch.setattr(files, "write", lambda *_: None)
+    assert main(["load", "http://h/", *arguments]) == 0
+    assert capsys.readouterr().err.startswith(f"opfind: {words}, http://h/\n")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_selfcheck_without_verification_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    """`selfcheck https://… --insecure` warns on the terminal and in the object; without it, neither."""
+    monkeypatch.setattr("loadgen.selfcheck.measure", lambda *_, **__: checked(row(100)))
+    words = "TLS certificates were NOT verified (--insecure)"
+    for insecure in ([], ["--insecure"]):
+        assert main(["selfcheck", "https://h/", *insecure, *flags]) == 0
+        out, err = capsys.readouterr()
+        assert (words in (err if flags else out)) is bool(insecure)
+        if flags:
+            assert (words in (json.loads(out)["caution"] or "")) is bool(insecure)
 
 
 def test_a_terminal_without_our_characters_shows_others(tmp_path: Path) -> None:

@@ -297,8 +297,8 @@ _USERS = {
         (4, _without_rate(verdict="client_limited", limited_by="client CPU"), ["client CPU", "Next: ", "--workers"]),
         (1, _without_rate(verdict="unmet", limited_by="error budget"), ["Unmet", "x HTTP 503", "Next: "]),
         (5, _without_rate(verdict="target_failed"), ["The target failed", "Next: "]),
-        (130, make_answer(), ["The run was interrupted", "Next: "]),
-        (143, make_answer(), ["The run was terminated", "Next: "]),
+        (130, make_answer(), ["Interrupted: ", "Next: "]),
+        (143, make_answer(), ["Terminated: ", "Next: "]),
         (0, _without_rate(**_USERS), ["40 users in flight", "Users in flight 40 [38, 43]", "500 req/s [490, 510]"]),
     ],
 )  # fmt: skip
@@ -362,25 +362,32 @@ def test_a_load_says_why_due_and_sent_differ(tmp_path: Path) -> None:
 
 def test_the_client_s_limit_is_loud(tmp_path: Path) -> None:
     """A client-limited load opens with it, and names the resource and the flag; its numbers are still there."""
-    busy = Reason("client", "an engine process used 97% of its core: raise --workers")
+    busy = Reason("client", "a worker used 97 % of its core: raise --workers")
     shown = _flat(_loaded(make_load(reasons=(busy,), exit_code=4), tmp_path))
     assert shown.startswith("Client-limited: ")
-    assert "was the limit: an engine process used 97% of its core: raise --workers." in shown
+    assert "was the limit. A worker used 97 % of its core: raise --workers." in shown
     assert "Latency from due" in shown
 
 
 def test_a_loads_failures_are_told_in_their_words(tmp_path: Path) -> None:
-    """Kinds of failure, and what the target said; a quantile among failures has no number."""
+    """What the target said, and how often; a quantile among failures has no number, and a line says why."""
     shown = _loaded(make_load(failing_share=0.05), tmp_path)
-    assert re.search(r"Failed +\d+ http status, \d+ reset", shown)
+    assert 'Where a row says "failed", more requests failed than its share leaves out.' in _flat(shown)
     assert re.search(r"Errors: \d+ x HTTP 503: queue is full", shown)
     assert re.search(r"99 % +failed +failed$", shown, re.MULTILINE)
+
+
+def test_one_fact_is_told_once(tmp_path: Path) -> None:
+    """Where every request failed in one way, that way is named once; no blank line is doubled."""
+    shown = _loaded(make_load(failing_share=1.0, exit_code=5), tmp_path)
+    assert _flat(shown).count("HTTP 503: queue is full") == 1
+    assert "\n\n\n" not in shown + _loaded(make_load(), tmp_path)
 
 
 def test_a_load_that_never_began_is_told_without_numbers(tmp_path: Path) -> None:
     """Interrupted before its first request, a load has a headline and nothing else."""
     shown = _loaded(replace(make_load(exit_code=130), steps=()), tmp_path)
-    assert shown.startswith("Interrupted: The load was interrupted before the first request.")
+    assert shown.startswith("Interrupted: The load ended before the first request.")
     assert "Latency" not in shown
 
 

@@ -1,12 +1,14 @@
 """The engine's hot path: whole requests out, bounded replies in, a connection a user, wake-ups shared at high rates."""
 
 import asyncio
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from analysis import Step
 from loadgen.clock import NS_PER_S, now_ns
@@ -95,33 +97,141 @@ class _Timer:
     def disarm(self) -> None:
         pass
 
+    close = disarm
+
+
+def _load(**changes: Any) -> Load:
+    settings: dict[str, Any] = {
+        "start_ns": now_ns(), "duration_s": 100.0, "schedule": iter([np.array([0], dtype=np.int64)]), "users": 0,
+        "think": None, "requests": repeat(b""), "timeout_ns": 10**12, "connections": 1,
+    }  # fmt: skip
+    return Load(**(settings | changes))
+
+
+def _in_process(
+    connect: Callable[[Engine], Coroutine[Any, Any, None]], work: Callable[[Engine], Coroutine[Any, Any, None]]
+) -> None:
+    """Run an engine on a loop of this process; `work` drives it."""
+
+    async def run() -> None:
+        engine = Engine(asyncio.get_running_loop(), connect, lambda _: None)
+        try:
+            await work(engine)
+        finally:
+            engine._running = False
+            engine._timer.close()
+            pending = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            gc.enable()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
 
 @pytest.mark.parametrize("coalesce_s", [0, 100])
 def test_wake_ups_are_as_far_apart_as_asked(coalesce_s: int) -> None:
     """After a wake-up the next one is at the next due time, but no sooner than asked."""
-    loop = asyncio.new_event_loop()
 
     async def connect(_: Engine) -> None:
         await asyncio.sleep(60)
 
-    engine, timer = Engine(loop, connect, lambda _: None), _Timer()
-    engine._timer.close()
-    engine._timer = timer  # type: ignore[assignment]
-    start_ns = now_ns()
-    due = np.array([0, 10 * NS_PER_S], dtype=np.int64)
-    load = Load(
-        start_ns=start_ns, duration_s=100.0, schedule=iter([due]), users=0, think=None, requests=repeat(b""),
-        timeout_ns=10**12, connections=1, coalesce_ns=coalesce_s * NS_PER_S,
-    )  # fmt: skip
-    engine.start(load)
-    engine._tick()
-    assert timer.armed[0] == start_ns
-    if coalesce_s:
-        assert start_ns + coalesce_s * NS_PER_S <= timer.armed[1] <= now_ns() + coalesce_s * NS_PER_S
-    else:
-        assert timer.armed[1] == start_ns + 10 * NS_PER_S
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    engine._running = False
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
+    async def work(engine: Engine) -> None:
+        engine._timer.close()
+        engine._timer = timer = _Timer()  # type: ignore[assignment]
+        due = np.array([0, 10 * NS_PER_S], dtype=np.int64)
+        load = _load(schedule=iter([due]), coalesce_ns=coalesce_s * NS_PER_S)
+        engine.start(load)
+        engine._tick()
+        assert timer.armed[0] == load.start_ns
+        if coalesce_s:
+            assert load.start_ns + coalesce_s * NS_PER_S <= timer.armed[1] <= now_ns() + coalesce_s * NS_PER_S
+        else:
+            assert timer.armed[1] == load.start_ns + 10 * NS_PER_S
+
+    _in_process(connect, work)
+
+
+def test_failing_to_connect_leaves_nothing_behind() -> None:
+    """The collector is off during a step, so a refused connection must leave no cycle."""
+
+    async def refuse(_: Engine) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    async def work(engine: Engine) -> None:
+        engine.start(_load())
+        await engine._open()
+        before = len(gc.get_objects())
+        for _ in range(300):
+            await engine._open()
+        await asyncio.sleep(0.01)  # timers are closed by the loop
+        assert len(gc.get_objects()) - before < 300
+
+    _in_process(refuse, work)
+
+
+def test_connects_under_way_are_left_with_the_address() -> None:
+    """When the target has moved, nobody waits for the old address to answer: the connect begins anew."""
+    begun = []
+
+    async def connect(_: Engine) -> None:
+        begun.append(now_ns())
+        await asyncio.sleep(60)
+
+    async def work(engine: Engine) -> None:
+        engine.start(_load())
+        engine._tick()
+        await asyncio.sleep(0.01)
+        assert len(begun) == 1
+        engine.retire()
+        await asyncio.sleep(0.01)
+        assert len(begun) == 2
+
+    _in_process(connect, work)
+
+
+def test_slow_connects_do_not_hold_others_up() -> None:
+    """At most 64 connects begin at once, and 10 ms later as many more: their number does not depend on their time."""
+    begun = []
+
+    async def connect(_: Engine) -> None:
+        begun.append(now_ns())
+        await asyncio.sleep(60)
+
+    async def work(engine: Engine) -> None:
+        engine.start(_load(schedule=iter([np.zeros(200, dtype=np.int64)]), connections=1000))
+        engine._tick()
+        await asyncio.sleep(0)
+        assert len(begun) == 64
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if len(begun) == 200:
+                break
+        assert len(begun) == 200
+
+    _in_process(connect, work)
+
+
+def test_what_the_system_says_of_connecting_is_always_counted() -> None:
+    """However many kinds of errors a target invents, the client's own limits are told by name."""
+
+    async def connect(_: Engine) -> None:
+        await asyncio.sleep(60)
+
+    async def work(engine: Engine) -> None:
+        engine.start(_load())
+        for number in range(100):
+            engine.note(f"unexpected reply: /id is {number}, not 1")
+        engine.note("cannot connect: Too many open files")
+        assert engine._words["cannot connect: Too many open files"] == 1
+        assert engine._words["other errors"] == 50
+
+    _in_process(connect, work)
+
+
+def test_a_closed_connection_makes_room_at_once(target: FakeTarget) -> None:
+    """Requests that wait at the connection limit do not wait for the next sweep when a connection closes."""
+    step = Step(rate_rps=600.0, duration_s=0.1, arrivals="constant")
+    result, _, _ = _run(f"{target.base}/close", step, connections=1, timeout_ns=2 * 10**9)
+    assert result.counts["ok"] == result.offered == 60  # at one in 50 ms, half of them would be left unsent

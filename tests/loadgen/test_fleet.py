@@ -199,7 +199,7 @@ def test_a_killed_worker_s_requests_are_lost(target: FakeTarget) -> None:
         assert not result.drained
         after, _, _ = fleet.run_step(Step(rate_rps=200, duration_s=0.5, seed=4), never)
         assert np.array_equal(after.due_ns - after.start_ns, np.concatenate(list(Poisson().due_ns(200, 0.5, 4))))
-        assert errors["lost: an engine process died"] == result.counts["lost"]
+        assert errors["lost: a worker died"] == result.counts["lost"]
         assert result.reasons[0].kind == "client"
 
 

@@ -98,6 +98,14 @@ def test_text_with_a_url_in_it_is_masked() -> None:
     assert mask_text(f"cannot reach http://u:{SECRET}@h/x: refused") == "cannot reach http://***@h/x: refused"
 
 
+@pytest.mark.parametrize("mark", [":", ",", ".", ";", ")", "),"])
+def test_a_mark_behind_a_url_stays(mark: str) -> None:
+    """The mask hides the secret, not the sentence around it, however often it is laid on."""
+    for place in ("http://h/ok", "u:p@h/ok"):
+        shown = mask_text(mask_text(f"cannot connect to {place}?token={SECRET}{mark} refused"))
+        assert shown == f"cannot connect to {place.replace('u:p', '***')}?token=***{mark} refused"
+
+
 def test_a_scenario_in_the_run_file_has_no_secret() -> None:
     """Headers are masked, the body is a digest, everything is plain JSON."""
     scenario = scenarios.load(

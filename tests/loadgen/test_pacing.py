@@ -48,6 +48,22 @@ def test_a_time_that_has_passed_wakes_at_once(kind: type[Timer]) -> None:
     loop.close()
 
 
+def test_a_coarse_timer_does_not_spin() -> None:
+    """A wake-up less than a millisecond ahead is asked for in a whole one: uvloop would round it to none at all."""
+    asked: list[float] = []
+
+    class Loop:
+        """Note the delays."""
+
+        def call_later(self, delay_s: float, _callback: object) -> None:
+            asked.append(delay_s)
+
+    coarse = LoopTimer(Loop(), lambda: None)  # type: ignore[arg-type]
+    coarse.arm(now_ns() + NS_PER_MS // 3)
+    coarse.arm(now_ns() - 1)
+    assert asked == [0.001, 0]
+
+
 def test_linux_gets_the_finer_timer() -> None:
     """The timer in use is told by name."""
     loop = asyncio.new_event_loop()

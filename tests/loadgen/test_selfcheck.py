@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -131,18 +132,30 @@ def test_the_answer_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatc
     text = "\n".join(lines)
     assert "…" not in text
     assert "at least 83,000 req/s" in text
-    assert "no: slow" in text
+    assert text.count("no: slow") == 1
     flat = " ".join(text.split())
+    assert "slow: the added p99 is above 10 ms" in flat
+    assert "A rate that failed is tried once more; the better try is shown." in flat
+    assert "timerfd" not in text
     assert "Trust rates up to 50,000 req/s and SLA limits down to 200 ms; up to 100 req/s, limits down to 6 ms." in flat
     assert "Limited by: " in flat
     assert "Next: " in flat
+
+
+def test_the_table_has_a_row_a_rate() -> None:
+    """By rate, whatever the order in which they were measured; of two tries the one that held."""
+    bad = row(5000, added_p99_s=0.1)
+    text = "\n".join(_printed(checked(row(100), bad, row(5000), row(20_000, cpu_share=0.95), row(10_000))))
+    assert re.findall(r"^ *([\d,]+) +100\.0 ", text, re.MULTILINE) == ["100", "5,000", "10,000", "20,000"]
+    assert "no: slow" not in text
+    assert "no: CPU" in text
 
 
 def test_a_target_s_own_words_do_nothing() -> None:
     """Times of the target, the generator's part of them, and its errors without control characters."""
     text = " ".join("\n".join(_printed(checked(row(100), target=TOUCH))).split())
     assert "connect 1.2 ms, TLS 5.1 ms, response p50 5 ms (20 requests at 20 req/s)" in text
-    assert "add 100 µs (2.0%)" in text
+    assert "add 100 µs (2 %)" in text
     assert "20 x HTTP 405 Method" in text
     assert "\x1b" not in text
 

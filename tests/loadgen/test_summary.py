@@ -69,7 +69,7 @@ def test_every_key_is_there_whatever_happened() -> None:
 def test_reasons_against_the_numbers_are_given() -> None:
     """A program that reads the rates can see that the client was the limit."""
     limited = _summary(make_load(exit_code=4, reasons=(Reason("client", "raise --workers"),)))
-    assert (limited["sound"], limited["reasons"]) == (False, "raise --workers")
+    assert (limited["sound"], limited["reasons"]) == (False, "Raise --workers.")
 
 
 def test_a_failed_target_is_told_in_a_sentence() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,9 @@ def test_good_files_make_a_context(files: Path) -> None:
         ({"cert": "none"}, r"--cert '.*none': cannot be read"),
         ({"cert": "cert", "key": "none"}, r"--key '.*none': cannot be read"),
         ({"cert": "cert", "key": "other"}, r"--cert '.*cert' with --key '.*other': key values mismatch"),
-        ({"cert": "cert"}, r"--cert '.*cert': .* private key that belongs to it"),
+        ({"cert": "cert"}, r"--cert '.*cert': holds no private key: name it with --key$"),
         ({"cert": "empty", "key": "key"}, r"--cert '.*empty' with --key"),
+        ({"cert": "empty"}, r"--cert '.*empty': not in PEM format; name PEM files"),
         ({"cert": "cert", "key": "locked"}, r"the private key in '.*locked' is encrypted: decrypt it first"),
     ],
 )
@@ -170,14 +172,23 @@ def test_a_bad_file_is_a_usage_error_that_names_it(files: Path, names: dict[str,
 
 
 def test_a_bad_unix_socket_is_the_target_s_failure(tmp_path: Path) -> None:
-    """Missing, no socket at all, nobody listening, too long: each is named with its path."""
+    """Missing, no socket at all, nobody listening: each is named with its path."""
     stale, plain = tmp_path / "stale", tmp_path / "plain"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(stale))
     plain.touch()
-    for path in (tmp_path / "none", stale, plain, tmp_path / ("x" * 120)):
+    for path in (tmp_path / "none", stale, plain):
         with pytest.raises(TargetError, match=f"cannot connect to the unix socket '{path}': .+; check --unix-socket"):
             Endpoint.of("http://h/", Target(unix_socket=str(path)))
+
+
+def test_a_unix_socket_s_path_has_a_longest_length() -> None:
+    """One byte more than the system takes is a usage error that says how many bytes there may be."""
+    longest = 107 if sys.platform == "linux" else 103
+    with pytest.raises(TargetError, match="No such file"):
+        Endpoint.of("http://h/", Target(unix_socket="x" * longest))
+    with pytest.raises(UsageError, match=rf"is {longest + 1} bytes long, and a unix socket's path may have {longest}"):
+        Endpoint.of("http://h/", Target(unix_socket="x" * (longest - 1) + "ä"))
 
 
 def test_a_name_with_two_addresses_finds_the_one_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_what_is_trusted_holds_at_every_lower_rate() -> None:
     found = trust.trust(CEILING, rows, workers=1, cores=2)
     assert (found.rate_rps, found.limit_s) == (20_000, 0.01)
     assert (found.fine_rps, found.fine_limit_s) == (1000, 0.004)
-    assert found.limited_by == "an engine process that used 95% of its core at 50,000 req/s"
+    assert found.limited_by == "a worker that used 95 % of its core at 50,000 req/s"
     assert "--workers 2 " in found.advice
 
 
@@ -110,9 +110,9 @@ def test_nothing_is_trusted_above_a_rate_that_is_not() -> None:
 @pytest.mark.parametrize(
     ("shares", "workers", "cores", "limit", "advice"),
     [
-        ((0.98, 0.95), 1, 8, "an engine process", "--workers 2 sends from 2 of the 8 cores"),
-        ((0.98, 0.50), 3, 4, "an engine process", "--workers 4 "),
-        ((0.98, 0.50), 1, 1, "an engine process", "All cores send already"),
+        ((0.98, 0.95), 1, 8, "a worker", "--workers 2 sends from 2 of the 8 cores"),
+        ((0.98, 0.50), 3, 4, "a worker", "--workers 4 "),
+        ((0.98, 0.50), 1, 1, "a worker", "All cores send already"),
         ((0.60, 0.95), 4, 8, "the null server", "Nothing needs to be done"),
         ((0.50, 0.45), 1, 1, "the only core", "Against a server on another machine"),
         ((0.60, 0.50), 1, 8, "waiting for the CPU", "Stop what else uses"),

@@ -198,8 +198,19 @@ def test_a_template_is_rendered_so_often_and_so_long() -> None:
         ("{{ 1 | random }}", "line 1: No filter named 'random'"),
         ("{{ lipsum() }}", "unknown field 'lipsum'; there are choice, float"),
         ("a\n{{ words(3 }}", "the body template, line 2:"),
-        ("{{ int(5) }}", "the body template fails:"),
-        ("{{ int(5, 1) }}", "the body template fails: empty range"),
+        *(
+            (f"{{{{ {field} }}}}", f"the body template: {takes}")
+            for field, takes in (
+                ("int(5)", "int(1, 9) takes the lowest and the highest whole number"),
+                ("int(5, 1)", "int(1, 9) takes the lowest and the highest whole number"),
+                ("float(0, 'x')", "float(0, 1) takes two numbers"),
+                ("choice()", "choice('a', 'b') takes one value or more"),
+                ("words('x')", "words(20) takes the number of words"),
+                ("ints(2, 9, 1)", "ints(8, 0, 255) takes how many, the lowest and the highest whole number"),
+                ("floats(2)", "floats(8, 0, 1) takes how many, and two numbers"),
+                ("uuid(4)", "uuid() takes nothing"),
+            )
+        ),
         ("{{ words.__globals__ }}", "the body template fails: access to attribute '__globals__'"),
         ("{% for _ in range(10 ** 9) %}{% endfor %}", "the body template fails: Range too big"),
     ],

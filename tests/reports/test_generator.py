@@ -25,16 +25,17 @@ def run_of(*changes: dict[str, Any], reasons: tuple[Reason, ...] = ()) -> Run:
 def test_a_run_that_went_well_has_one_sentence() -> None:
     """Lateness, delivery, books: said once for all steps."""
     assert generator.verdict(run_of({}, {}, {})) == (
-        "late by at most 60 µs (p99), schedule delivered as intended, books and Little's law closed in all 3 steps."
+        "Lateness (p99) at most 60 µs, schedule delivered as intended, every request accounted for, and Little's law "
+        "holds in all 3 steps."
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "reasons", "words"),
     [
-        (({}, {"lateness_p99_s": 0.002}), (), "late by at most 2 ms (p99)"),
+        (({}, {"lateness_p99_s": 0.002}), (), "Lateness (p99) at most 2 ms"),
         (({}, {"delivery": None}), (), "schedule delivered as intended in the step that can tell"),
-        (({"delivery": None}, {"delivery": None}), (), "late by at most 60 µs (p99), books"),
+        (({"delivery": None}, {"delivery": None}), (), "Lateness (p99) at most 60 µs, every request"),
         (
             ({}, {"delivery": "uneven", "dispersion_sent": 1.4, "dispersion_intended": 1.0}),
             (),
@@ -43,14 +44,14 @@ def test_a_run_that_went_well_has_one_sentence() -> None:
         (
             ({}, {"lateness_p99_s": 0.4}),
             (Reason("client", "late"),),
-            "the limit itself in step 3, late by at most 60 µs",
+            "The limit itself in step 3, lateness (p99) 60 µs",
         ),
         (
             ({}, {"in_flight_counted": 5.0, "in_flight_implied": 4.0}),
             (Reason("books", "open"),),
             "Little's law broken in step 3 (5.00 in flight counted, 4.00 by rate x latency)",
         ),
-        (({}, {"in_flight_counted": None}), (), "books and Little's law closed in the step"),
+        (({}, {"in_flight_counted": None}), (), "Little's law holds in the step that can tell."),
     ],
 )
 def test_what_went_wrong_is_named(changes: Any, reasons: tuple[Reason, ...], words: str) -> None:
@@ -61,14 +62,14 @@ def test_what_went_wrong_is_named(changes: Any, reasons: tuple[Reason, ...], wor
 def test_a_run_in_which_every_step_was_the_client_s_has_a_sentence() -> None:
     """No sound step is left to praise."""
     said = generator.verdict(run_of({}, reasons=(Reason("client", "late"),)))
-    assert said == "the limit itself in the step, books and Little's law closed in the step."
+    assert said == "The limit itself, every request accounted for, and Little's law holds."
 
 
 def test_an_older_file_says_nothing_of_it() -> None:
     """Runs of before these numbers were kept have neither sentence nor table, and a page all the same."""
     run = make_run(steps=(replace(SOUND[0], client={"lateness_p99_s": 1e-4}),))
     assert generator.verdict(run) is None
-    assert generator.table(run) == []
+    assert generator.table(run) == ([], [])
     assert "<p>Generator:" not in html(run)
 
 

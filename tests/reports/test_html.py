@@ -90,7 +90,7 @@ def test_steps_that_matter_are_marked() -> None:
     """The step at the point, the failing one above it, and the unsound one with its reason can be found at a glance."""
     assert PAGE.count('tag">at the point</small>') == 1
     assert PAGE.count('tag">first failing above</small>') == 1
-    assert "client: The client was late: p99 of send lateness 41 ms; give it more --workers." in PAGE
+    assert "Client: The client was late: p99 of send lateness 41 ms; give it more --workers." in PAGE
     assert "63 http status, 7 reset" in PAGE
 
 

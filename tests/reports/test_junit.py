@@ -1,12 +1,14 @@
+from dataclasses import replace
 from itertools import product
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
-from analysis import SLA
+from analysis import SLA, Step, StepRecord, StepResult
 from reports import junit
-from tests.factories import P99, make_answer, make_run
+from tests.factories import P99, make_answer, make_load, make_run
 
 P95 = SLA.parse("p95<80ms")
 
@@ -29,6 +31,17 @@ def _endings(suite: ET.Element) -> dict[str, str]:
 def test_found_passes_every_sla() -> None:
     """At the operating point every SLA holds."""
     assert _endings(_suite(slas=(P99, P95))) == {"p99<200ms": "passed", "p95<80ms": "passed"}
+
+
+@pytest.mark.parametrize("slas", [(), (P99, P95)])
+def test_a_load_without_a_request_is_skipped(slas: tuple[SLA, ...]) -> None:
+    """Nothing was tested, so its cases are skipped; the suite is not green, because the command's code is 3."""
+    empty = StepResult.from_arrays(Step(rate_rps=1, duration_s=1, purpose="load"), np.array([]), np.array([]), [])
+    record = StepRecord.of(empty, slas, index=0, origin_ns=0)
+    suite = ET.fromstring(junit(replace(make_load(), steps=(record,), slas=slas, exit_code=3))).find("testsuite")
+    assert suite is not None
+    names = [str(sla) for sla in slas] or ["load"]
+    assert _endings(suite) == {**dict.fromkeys(names, "skipped"), "opfind load": "error"}
 
 
 def test_missed_requirement_fails_beside_sla_that_holds() -> None:

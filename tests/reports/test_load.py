@@ -10,12 +10,12 @@ import pytest
 from analysis import SLA, Reason, Run, Step
 from reports import html, junit, markdown
 from reports.headline import facts, headline
-from reports.load import shown
+from reports.load import bound, shown
 from tests.factories import P99, make_load, of_users
 
 LOAD = make_load()
 PAGE = html(LOAD)
-BUSY = Reason("client", "an engine process used 97% of its core: raise --workers")
+BUSY = Reason("client", "a worker used 97 % of its core: raise --workers")
 
 
 def test_the_headline_is_the_load_and_its_latency() -> None:
@@ -58,9 +58,9 @@ def test_failures_are_counted_in_the_headline() -> None:
             make_load(reasons=(Reason("target", "it stopped answering"),), exit_code=5),
             "bad", "Target failed", "The target failed under 400 req/s offered",
         ),
-        (make_load(abort_after_s=1.0, exit_code=130), "unsure", "Interrupted", "until then, 400 req/s offered for 1"),
-        (replace(LOAD, steps=(), exit_code=143), "unsure", "Terminated", "terminated before the first request"),
-        (replace(LOAD, steps=(), exit_code=70), "unsure", "Internal error", "broken off by an internal error"),
+        (make_load(abort_after_s=1.0, exit_code=130), "unsure", "Interrupted", " s of 3 s: "),
+        (replace(LOAD, steps=(), exit_code=143), "unsure", "Terminated", "The load ended before the first request."),
+        (replace(LOAD, steps=(), exit_code=70), "unsure", "Internal error", "The load ended before the first request."),
         (
             make_load(step=Step(rate_rps=0.01, duration_s=0.1, purpose="load")),
             "unsure", "Load", "No request fell due.",
@@ -79,6 +79,100 @@ def test_each_end_has_its_words_and_its_reports(run: Run, tone: str, label: str,
     assert len(list(suite.iter("testcase"))) >= 1
     is_green = (suite.attrib["failures"], suite.attrib["errors"]) == ("0", "0")
     assert is_green is (run.exit_code == 0)
+
+
+def test_an_interrupted_load_has_its_length_and_its_verdict() -> None:
+    """Requests fell due for a second, however long the replies were waited for; an SLA is judged on them."""
+    run = make_load(slas=(P99,), abort_after_s=1.0, exit_code=130)
+    run = replace(run, steps=(replace(run.steps[0], end_s=2.9),))
+    said = headline(run)
+    assert re.match(r"400 req/s offered for (0\.99\d|1) s of 3 s: ", said.title)
+    assert said.limits.startswith("Until then p99<200ms holds: p99<200ms: no request of ")
+
+
+def test_throughput_is_of_the_time_in_which_requests_fell_due() -> None:
+    """What the drain brings is answered, and in the books, but it is no throughput; as wrk counts."""
+    (record,) = make_load().steps
+    late = replace(record, completions=(40,) * 30 + (0,) * 10 + (51,), achieved_rps=300.0)
+    run = replace(LOAD, steps=(late,))
+    assert facts(run)[0].value == "400 req/s"
+    assert headline(of_users(run, 64)).title.startswith("64 users for 3 s: 400 req/s answered")
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step(rate_rps=400, duration_s=3, seed=17), "of 417 req/s offered (400 asked; Poisson arrivals vary)"),
+        (Step(rate_rps=400, duration_s=3, seed=17, arrivals="replay"), "of 417 req/s offered (400 asked)"),
+    ],
+)
+def test_a_rate_that_is_not_the_one_asked_for_is_explained(step: Step, words: str) -> None:
+    """Chance makes it so; a closed loop offers what it carries, so nothing is said there."""
+    assert facts(make_load(step=step))[0].note == words
+    assert facts(of_users(LOAD, 64))[0].note == ""
+
+
+def test_no_violation_is_never_a_certainty() -> None:
+    """The interval of what was not seen ends above 0, and the words say where its end comes from."""
+    judgement = make_load(slas=(P99,)).steps[0].judgement
+    assert judgement is not None
+    said = bound(replace(judgement, share=0.0, low=0.0, high=0.0, n=199))
+    assert said == (
+        "p99<200ms: no request of 199 violates it (95 % interval 0 % to < 0.01 %, by how far below the limit the tail "
+        "ends), 1 % may"
+    )
+    assert "(95 % interval 0 % to 2 %)" in bound(replace(judgement, share=0.0, low=0.0, high=0.02, n=199))
+
+
+def test_an_error_budget_is_spent_by_failures() -> None:
+    """They failed: nothing else is violated."""
+    limits = headline(make_load(slas=(P99,), failing_share=0.1, exit_code=1)).limits
+    assert re.match(
+        r"[\d.]+ % of requests failed \(95 % interval [\d.]+ % to [\d.]+ %\), the error budget is 0\.1 %\.", limits
+    )
+
+
+def test_a_failed_target_does_not_hide_the_client_s_part() -> None:
+    """Both are said, as sentences."""
+    late = Reason("client", "requests left 0.4 s late")
+    limits = headline(make_load(failing_share=1.0, exit_code=5, reasons=(late,))).limits
+    assert re.fullmatch(
+        r"HTTP 503: queue is full \([\d,]+ times\)\. The client was at its limit too\. Requests left 0\.4 s late\.",
+        limits,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "advice"),
+    [
+        ("http_status", "HTTP 302 Found", "A redirect is not followed"),
+        ("http_status", "HTTP 404 Not Found", "Check the URL and --method"),
+        ("http_status", "HTTP 401 Unauthorized", "Check the credentials"),
+        ("http_status", "HTTP 422 Unprocessable", "Check --method, --header and the body"),
+        ("http_status", "HTTP 500 Oh no", "Look into the target's own log"),
+        ("http_status", "HTTP 200 OK, not 201", "The target answered, with a status that was not asked for"),
+        ("wrong_reply", "unexpected reply: the body is not JSON", "Compare a reply with what --expect-json"),
+        ("timeout", "timeout", "Lower the load, or allow requests more time"),
+        ("connect_error", "cannot connect: Connection refused", "Check that the target is up"),
+        ("protocol_error", "not HTTP/1.1", "Check that the target speaks HTTP/1.1"),
+        ("unsent", "", "Check that the target is up and answers one request."),
+    ],
+)
+def test_advice_fits_the_failure(kind: str, words: str, advice: str) -> None:
+    """A wrong URL is not mended by looking whether the target is up."""
+    run = make_load(failing_share=1.0, exit_code=5)
+    (record,) = run.steps
+    counts = dict.fromkeys(record.counts, 0) | {kind: record.offered}
+    run = replace(run, steps=(replace(record, counts=counts, errors={words: record.offered}),))
+    assert (headline(run).advice or "").startswith(advice)
+
+
+def test_a_timeout_has_its_length() -> None:
+    """The run file holds the timeout that was in force."""
+    run = make_load(failing_share=1.0, exit_code=5)
+    (record,) = run.steps
+    run = replace(run, scenario={"target": {"timeout_s": 0.4}}, steps=(replace(record, errors={"timeout": 9}),))
+    assert headline(run).limits == "Timeout after 0.4 s (9 times)."
 
 
 def test_the_client_s_limit_names_the_flag() -> None:

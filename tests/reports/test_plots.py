@@ -9,12 +9,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import SLA, Run
+from analysis import SLA, Histogram, Run
 from reports.curve import curve, curve_figure
 from reports.plot import COLOURS
 from reports.spectrum import spectrum, spectrum_figure, spectrum_lines
 from reports.throughput import completions, throughput_figure
-from tests.factories import P99, make_answer, make_records, make_run
+from tests.factories import P99, make_answer, make_load, make_records, make_run
 
 RUN = make_run()
 SOUND = [0, 1, 2, 3, 5, 7, 8, 9, 10, 11, 12]
@@ -181,3 +181,13 @@ def test_figures_take_colours_and_font_from_the_page() -> None:
         assert "#0101" not in plot.svg
         assert "font-family" not in plot.svg
         assert "DejaVu" not in plot.svg
+
+
+def test_spectrum_of_failures_alone_has_an_axis() -> None:
+    """Where failures begin at once the line is a point; matplotlib must not be asked for an axis without length."""
+    (record,) = make_load().steps
+    nearly_all = Histogram.of([1_000_000], overflow=199)
+    run = make_load(step=record.step)
+    run = replace(run, steps=(replace(record, blocks=(nearly_all,), service=nearly_all),))
+    (axes,) = _figure(spectrum_figure(run, spectrum_lines(run)))
+    assert axes.get_xlim()[1] > 0

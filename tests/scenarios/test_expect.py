@@ -103,7 +103,7 @@ def test_files_of_bodies_are_relative_to_the_scenario(tmp_path: Path) -> None:
         ("[target]\nbody_template = '@binary'", "binary: is not UTF-8 text (byte 0)"),
         (
             "[target]\nurl = 'http://h/'\nmethod = 'HEAD'\n[expect]\nbody_regex = 'x'",
-            "expect: a reply to HEAD has no body",
+            "expect.body_regex: a reply to HEAD has no body",
         ),
     ],
 )

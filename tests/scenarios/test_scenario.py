@@ -123,6 +123,15 @@ def test_reads_every_table(tmp_path: Path) -> None:
         ("[target]\nurl = 'http://h:99999/'", "checkout.toml: target.url: 'http://h:99999/' is not a URL"),
         ('[target]\nheaders = { a = "x\\ny" }', "checkout.toml: target.headers: the value of 'a' must be one line"),
         ("[target]\nheaders = { a = 1 }", "checkout.toml: target.headers: "),
+        (
+            "[target]\nheaders = { Aa = '1', aA = '2' }",
+            "checkout.toml: target.headers: aA is given twice: give it once",
+        ),
+        ("[target]\nheaders = { Content-Length = '1' }", "target.headers: Content-Length is set from the body: drop"),
+        (
+            "[target]\nshuffle = true",
+            "checkout.toml: target.shuffle: only the lines of body_lines can be shuffled: give",
+        ),
         ("[target]\nbody = '@none.json'", "none.json: cannot be read (No such file or directory)"),
         ("[target]\nbody = 3", "checkout.toml: target.body: 3 must be text"),
         ("[target]\ncacert = 3", "checkout.toml: target.cacert: 3 must be text"),
@@ -139,7 +148,7 @@ def test_reads_every_table(tmp_path: Path) -> None:
         ("require_rps = 9\n[load]\nmax_rps = 8", "checkout.toml: require_rps: 9 is above max_rps, 8"),
         (
             "[target]\ntimeout = '1s'\n[sla]\nobjectives = ['p50<1s', 'p99<2s']",
-            "checkout.toml: target: timeout 1 s is below the longest SLA limit, 2 s",
+            "checkout.toml: target.timeout: 1 s is below the longest SLA limit, 2 s",
         ),
         ("require_rps = -1", "checkout.toml: require_rps: -1 must be a number > 0.0"),
     ],
