@@ -108,6 +108,7 @@ class CheckedConnection(Connection):
 
     __slots__ = ("_checks",)
     _judges: ClassVar[bool] = True
+    _may_skip: ClassVar[bool] = False
 
     def __init__(self, engine: "Engine", checks: Checks) -> None:
         self._checks = checks

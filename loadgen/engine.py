@@ -88,6 +88,7 @@ class Engine:
         self._fresh: set[asyncio.Task[None]] = set()  # those of them that began after the last sample
         self._running = False
         self._sample_handle: asyncio.TimerHandle | None = None
+        self.usual_reply = b""  # kept by connections: the last good reply that came in one piece
         self._late = array("q")
         self._in_flight = bytearray()
         self._rows = bytearray()

@@ -92,6 +92,7 @@ class FakeEngine:
     """Keep what connections say; each is free for the next request at once."""
 
     def __init__(self) -> None:
+        self.usual_reply = b""
         self.outcomes: list[Outcome] = []
         self.words: list[str] = []
 

@@ -46,6 +46,7 @@ class Engine:
         self.rows = bytearray()
         self.record = self.rows.extend
         self.told: list[str] = []
+        self.usual_reply = b""
 
     def __getattr__(self, name: str) -> Any:
         """Note any other call by its name."""
@@ -153,3 +154,49 @@ def test_a_transfer_coding_other_than_chunked_ends_with_the_stream(coding: bytes
     connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\nbytes")
     connection.eof_received()
     assert engine.table[0, 4] == Outcome.OK
+
+
+def test_a_reply_like_the_last_one_is_a_reply_like_the_last_one() -> None:
+    """What was parsed once counts again without parsing; what differs, or comes unasked, is looked at as ever."""
+    connection, engine, _ = connected()
+    bad = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nok"
+    for reply in (_OK, _OK, bad, bad, _OK):
+        connection.send(now_ns(), b"")
+        connection.data_received(reply)
+    good, failed = Outcome.OK, Outcome.HTTP_STATUS
+    assert engine.table[:, 4].tolist() == [good, good, failed, failed, good]
+    connection.data_received(_OK)  # nobody asked
+    assert "forget" in engine.told
+    assert len(engine.table) == 5
+
+
+@pytest.mark.parametrize("excess", [b"HT", _OK, b"x"])
+def test_a_reply_with_something_behind_it_is_never_usual(excess: bytes) -> None:
+    """Only a reply that ends where the read ended may be taken for granted."""
+    connection, engine, _ = connected()
+    connection.send(now_ns(), b"")
+    connection.data_received(_OK + excess)
+    assert engine.usual_reply == b""
+
+
+def test_a_reply_in_two_pieces_is_no_whole() -> None:
+    """The second piece alone is not a reply, and the first neither."""
+    connection, engine, _ = connected()
+    connection.send(now_ns(), b"")
+    connection.data_received(_OK[:30])
+    connection.data_received(_OK[30:])
+    assert engine.table[0, 4] == Outcome.OK
+    assert engine.usual_reply == b""
+
+
+def test_the_second_half_of_a_reply_is_not_a_reply() -> None:
+    """A reply of which the usual one is the tail is not cut short by it."""
+    connection, engine, _ = connected()
+    connection.send(now_ns(), b"")
+    connection.data_received(_OK)
+    connection.send(now_ns(), b"")
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(_OK) + 1))
+    connection.data_received(_OK)
+    assert len(engine.table) == 1
+    connection.data_received(b".")
+    assert len(engine.table) == 2
