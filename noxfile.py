@@ -12,7 +12,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
-TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
+TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
 
 
 @nox.session
@@ -39,10 +39,20 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine beside wrk and Locust, and the default scenario against its known truth; prints tables."""
+    """Measure the engine beside wrk and Locust, and the default scenario against its known truth; prints tables.
+
+    Names after -- choose others: `nox -s bench -- triton` compares with perf_analyzer, and needs OPFIND_PEERS.
+    """
     session.install("-e", ".", *TEST_TOOLS, "locust")
     for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):
         session.run("python", "-m", f"tests.bench.{name}")
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """Run the search on servers drawn at random whose truth is known; arguments after -- go to the bench."""
+    session.install("-e", ".", *TEST_TOOLS)
+    session.run("python", "-m", "tests.bench.calibrate", *session.posargs)
 
 
 @nox.session

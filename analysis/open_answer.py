@@ -48,6 +48,7 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
         p95=p95,
         p99=p99,
         utilisation=min(1.0, rate.value / capacity.value) if rate and capacity else None,
+        method="twin" if loop.twin.believed else "counting",
     )
 
 

@@ -3,14 +3,16 @@
 Pure policy: results in, the next step out. `analysis.search` keeps the budget and the target's health.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, log, sqrt
 
 from analysis.boundary import Crossing, locate, quantiles_at
 from analysis.capacity import Capacity
+from analysis.estimator import TwinEstimator
 from analysis.evidence import load, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
 from analysis.look import Descent, Look, error_crossing, hopeless_rates
+from analysis.operating_point import Confirmation
 from analysis.ramp import Plan, Ramp
 from analysis.sla import SLA
 from analysis.step import Reason, StepProgress, StepResult
@@ -18,6 +20,12 @@ from analysis.step import Reason, StepProgress, StepResult
 _OFFSETS = (-0.35, 0.0, 0.2)  # of the next dwell from the crossing, in y = ln h
 _FIRST_LOAD = 0.85
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
+
+
+def _lowered(found: Crossing, failed_rps: float) -> Crossing:
+    """Return a crossing whose safe rate lies below one at which a step failed."""
+    safe = min(found.safe_rps, 0.98 * failed_rps)
+    return replace(found, safe_rps=safe, low_rps=min(found.low_rps, safe))
 
 
 @dataclass(slots=True)
@@ -32,7 +40,11 @@ class OpenLoop:
         max_rps: Highest rate allowed, or None.
         looks: Sound steps that did not overload, in time order.
         client: Why the client was the limit, at its lowest such rate `client_rps`.
-        crossings: By the bound's name, as far as known.
+        counted: Crossings by the bound's name that counting violations gives.
+        twin: The primary estimator; where it is not believed, counting answers.
+        confirmation: The last step at the safe rate.
+        moved: A step at the safe rate failed, and the answer was lowered.
+        seed: Of the twin's simulations.
     """
 
     slas: tuple[SLA, ...]
@@ -43,11 +55,18 @@ class OpenLoop:
     looks: list[Look] = field(default_factory=list)
     client: Reason | None = None
     client_rps: float | None = None
-    crossings: dict[str, Crossing] = field(default_factory=dict)
-    confirmed: bool = False
+    counted: dict[str, Crossing] = field(default_factory=dict)
+    confirmation: Confirmation | None = None
+    moved: bool = False
+    seed: int = 0
+    twin: TwinEstimator = field(init=False)
+    _failed_rps: float | None = None  # where the last step at the safe rate failed
     _ramped: bool = False
     _measures: int = 0
     _client_steps: int = 0  # in a row, up to the last one
+
+    def __post_init__(self) -> None:
+        self.twin = TwinEstimator(self.slas)
 
     # what is known -----------------------------------------------------------------------------------------------
 
@@ -85,6 +104,21 @@ class OpenLoop:
         if known is not None or not self.looks:
             return known
         return Capacity(rate_rps=1.3 * max(look.rate_rps for look in self.looks), error=0.15, n=0)
+
+    @property
+    def crossings(self) -> dict[str, Crossing]:
+        """Return the crossings by the bound's name: the twin's where it is believed, and the error budget's counted."""
+        found = self.counted
+        if self.twin.believed:
+            found = self.twin.crossings | {name: one for name, one in self.counted.items() if name == ERROR_BUDGET}
+        if self._failed_rps is None:
+            return found
+        return {name: _lowered(one, self._failed_rps) for name, one in found.items()}
+
+    @property
+    def confirmed(self) -> bool:
+        """Say that the last step at the safe rate did not fail, and still speaks of the answer."""
+        return self.confirmation is not None and self.confirmation.passed
 
     @property
     def crossing(self) -> Crossing | None:
@@ -134,7 +168,11 @@ class OpenLoop:
     def narrow(self) -> bool:
         """Say that the interval is as narrow as asked, and rests on enough time near the crossing."""
         point, capacity = self.crossing, self.capacity
-        if point is None or capacity is None or not self.strained or self.half_width > self.precision:
+        if point is None or capacity is None or self.half_width > self.precision:
+            return False
+        if self.twin.believed:
+            return self.twin.settled
+        if not self.strained:
             return False
         centre = float(load(point.rate_rps, capacity.rate_rps))
         near = [
@@ -242,6 +280,8 @@ class OpenLoop:
         longest = self._longest_dwell_s()
         length = min(3 * relaxation_s(rate, top, self.scale_s), longest)
         length = max(length, min(self._least_dwell_s() * 1.25**self._measures, 2 * longest))
+        if self._measures == 0:  # the twin may know the server from little
+            length = min(length, max(4.0, 10 * self.scale_s, 400 / rate))
         if self.binding == ERROR_BUDGET and self.error_budget > 0:
             length = max(length, min(4 / (self.error_budget * rate), longest))
         return Plan(rate_rps=rate, duration_s=length, purpose="measure", drain_s=drain)
@@ -264,7 +304,7 @@ class OpenLoop:
                 other.rate_rps <= look.rate_rps and other.dwell.offered > look.dwell.offered for other in failed
             )
         ]  # fmt: skip
-        if passed and not self.strained:  # nothing slow was seen yet: the crossing is above what passed
+        if passed and not self.strained and not self.twin.believed:  # nothing slow was seen yet: the crossing is above what passed
             y = max(y, max(passed) + 0.5)
         if passed:
             y = max(min(y, max(passed) + log(_GROWTH)), max(passed) - 0.6)
@@ -280,7 +320,7 @@ class OpenLoop:
         if point is None or capacity is None:
             return 0.1 * self.budget_s
         relax = relaxation_s(point.safe_rps, capacity.rate_rps, self.scale_s)
-        length = max(5.0, 10 * self.scale_s, min(3 * relax, 8.0), min(300 / point.safe_rps, 15.0))
+        length = max(8.0, 20 * self.scale_s, min(3 * relax, 15.0), min(1000 / point.safe_rps, 20.0))
         return min(length, 0.15 * self.budget_s)
 
     def _plan_confirm(self, left_s: float) -> Plan | None:
@@ -310,34 +350,53 @@ class OpenLoop:
             return
         overload_rps = self.ramp.overload_rps
         if self.ramp.add(result, stopped=stopped):
+            self.twin.add(result, overload=True)
             return
         if self.ramp.overload_rps is None and overload_rps is not None:
             self._ramped = False
         self._measures += result.step.purpose != "ramp"
         self.looks.append(Look.of(result, self.slas, self.scale_s))
+        self.twin.add(result, overload=stopped)
         self._evaluate()
         if result.step.purpose == "confirm":
-            failed = stopped or judge(result, self.slas).verdict is Verdict.FAIL
-            self.confirmed = not failed
+            self._confirm(result, stopped=stopped)
 
     def _evaluate(self) -> None:
-        """Solve for the crossings anew."""
+        """Solve for the crossings anew: by counting, and by the twin with counting as its referee."""
         capacity = self.capacity
         if capacity is None or not Descent(self.looks, self.slas, capacity.rate_rps).passed:
-            self.crossings = {}
+            self.counted = {}
             return
         dwells = tuple(look.dwell for look in self.looks if not look.ramp)
-        self.crossings = {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
+        self.counted = {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
+        if self.ramp.capacity is not None:
+            self.twin.update(self.ramp.capacity, self.counted, self.seed)
         errors = error_crossing(self.looks, self.error_budget)
         if errors is not None:
-            self.crossings[ERROR_BUDGET] = errors
+            self.counted[ERROR_BUDGET] = errors
+
+    def _confirm(self, result: StepResult, *, stopped: bool) -> None:
+        """Take in a step at the safe rate; where it failed the answer moves below it."""
+        judged = judge(result, self.slas)
+        passed = not stopped and judged.verdict is not Verdict.FAIL
+        rate = float(result.step.rate_rps or 0)
+        self.confirmation = Confirmation(
+            rate_rps=rate, length_s=result.offered_span_s, n=judged.n, share=judged.share, low=judged.low,
+            high=judged.high, allowed=judged.allowed, passed=passed,
+        )  # fmt: skip
+        if passed:
+            return
+        if self.moved and self.twin.believed:
+            self.twin.give_up("steps at its safe rate did not hold the SLA")
+        self.moved = True
+        self._failed_rps = min(rate, self._failed_rps or rate)
 
     def _near(self, name: str) -> float | None:
         """Return where to look for a crossing: at the last one, or at the highest rate that passed for long enough.
 
         Where the share of violations is not monotone there may be several; the answer is the highest.
         """
-        known, capacity = self.crossings.get(name), self.capacity
+        known, capacity = self.counted.get(name), self.capacity
         if known is None or capacity is None:
             return None
         long = [

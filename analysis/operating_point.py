@@ -1,10 +1,84 @@
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from analysis.estimate import Estimate
 from analysis.sla import SLA
 
+Method = Literal["twin", "counting"]
 Verdict = Literal["found", "unmet", "undecided", "client_limited", "target_failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerModel:
+    """Describe the server that the twin fitted: a FIFO queue before instances that serve batches.
+
+    Attributes:
+        instances: Batches served at the same time.
+        max_batch: Largest batch; 1 where requests are served one by one.
+        wait_s: Longest that the oldest request waits for its batch to fill, seconds.
+        base_s: Service time of a batch of b requests is base_s + per_item_s * b on average, seconds.
+        per_item_s: See `base_s`.
+        cv: Coefficient of variation of the service time around that line.
+        delay_s: Time of every reply outside the queue and the service (network, pre- and post-processing), seconds.
+        services: Batches that the fit rests on.
+        rate_rps: Arrival rate of the steps against which it was checked.
+        quantiles: (quantile, predicted, observed) response times at that rate, seconds.
+        explained: Share of the variance of the logarithm of the observed quantiles that the prediction explains.
+    """
+
+    instances: int
+    max_batch: int
+    wait_s: float
+    base_s: float
+    per_item_s: float
+    cv: float
+    delay_s: float
+    services: int
+    rate_rps: float
+    quantiles: tuple[tuple[float, float, float], ...]
+    explained: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """Hold what fresh arrivals at the safe rate showed.
+
+    Attributes:
+        rate_rps: Arrival rate.
+        length_s: Time over which requests fell due, seconds.
+        n: Requests judged.
+        share: Share of them that violate the binding SLA.
+        low: Lower end of the share's 95 % interval.
+        high: Upper end.
+        allowed: Share that the SLA allows.
+        passed: The step did not fail.
+    """
+
+    rate_rps: float
+    length_s: float
+    n: int
+    share: float
+    low: float
+    high: float
+    allowed: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedAnswer:
+    """Say what a closed-loop test with the same SLA would have answered on this server.
+
+    Attributes:
+        users: Highest number of users without think time whose p99 (the SLA's quantile) is within the limit.
+        throughput_rps: Completions per second there, which such a test reports as the server's rate.
+        quantile_s: The SLA's quantile of the response time when requests arrive at that rate by themselves, seconds;
+            None where it would grow without end, at or above the capacity.
+    """
+
+    users: int
+    throughput_rps: float
+    quantile_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +101,18 @@ class OperatingPoint:
         sla: The SLA that binds (the first one, where none does).
         limited_by: What ends the load there: the SLA's text, "error budget", "--max-rps", or the client's limit.
         stop_reason: Why the search stopped, one sentence.
-        method: The estimator that gave the answer.
+        method: The estimator that gave the answer: "twin", or "counting" of violations.
+        method_reason: Why that one, one sentence.
+        server: The fitted server; None where the twin refused.
+        floor: With verdict "unmet": the SLA's quantile at the lowest rate that was measured, seconds.
+        cliff: The latency jumps between `rate_rps.low` and `rate_rps.high`, which are the highest rate that passed and
+            the lowest that failed; no crossing was fitted between them.
+        per_sla: Highest rate within each bound, by its name (an SLA's text or "error budget").
+        confirmation: What a step at the safe rate on fresh arrivals showed; None where there was none.
+        inflation: Variance of the count of violations near the answer over the binomial one, >= 1, or None.
+        needed_s: (relative half-width, seconds of load that it needs in all on a server like this one).
+        closed: What a closed loop would have answered; None where unknown.
+        notes: What a reader must know: drift, a cut warm-up, pauses too rare to be covered; one sentence each.
     """
 
     verdict: Verdict
@@ -44,7 +129,17 @@ class OperatingPoint:
     users: Estimate | None = None
     throughput_rps: Estimate | None = None
     utilisation: float | None = None
-    method: str = "counting"
+    method: Method = "counting"
+    method_reason: str = ""
+    server: ServerModel | None = None
+    floor: Estimate | None = None
+    cliff: bool = False
+    per_sla: Mapping[str, Estimate] = field(default_factory=dict)
+    confirmation: Confirmation | None = None
+    inflation: float | None = None
+    needed_s: tuple[tuple[float, float], ...] = ()
+    closed: ClosedAnswer | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rate_rps is not None and self.safe_rps is None:

@@ -1,8 +1,9 @@
 """The finished run and its versioned JSON form. Reading and writing the file is the caller's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,17 @@ import numpy as np
 from analysis.estimate import Estimate
 from analysis.histogram import Histogram
 from analysis.judgement import Judgement, Verdict, judge
-from analysis.operating_point import OperatingPoint
+from analysis.operating_point import ClosedAnswer, Confirmation, OperatingPoint, ServerModel
 from analysis.quantile import quantile_estimate
 from analysis.sla import SLA
 from analysis.step import Outcome, Reason, Step, StepResult
 
 FORMAT = "opfind-run"
-VERSION = 2
+VERSION = 3
 HISTORY = (
     "1: first version",
     "2: a load without a search: answer is null; without an SLA too: slas is empty, judgement is null; wrong replies",
+    "3: an answer tells method_reason, server, floor, cliff, per_sla, confirmation, inflation, needed_s, closed, notes",
 )
 BLOCK_NS = 1_000_000_000
 BIN_NS = 100_000_000
@@ -207,7 +209,7 @@ class Run:
             "started_at": self.started_at,
             "wall_s": self.wall_s,
             "exit_code": self.exit_code,
-            "answer": asdict(self.answer) if self.answer else None,
+            "answer": _answer_as_json(self.answer) if self.answer else None,
             "slas": [asdict(sla) for sla in self.slas],
             "scenario": dict(self.scenario),
             "environment": dict(self.environment),
@@ -237,19 +239,48 @@ class Run:
         )
 
 
-_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
+_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps", "floor")
 
 
 def _estimate(data: Mapping[str, Any] | None) -> Estimate | None:
     return Estimate(**data) if data else None
 
 
+def _answer_as_json(answer: OperatingPoint) -> dict[str, Any]:
+    plain = asdict(replace(answer, per_sla=dict(answer.per_sla)))
+    return {name: _strict(value) for name, value in plain.items()}
+
+
+def _strict(value: Any) -> Any:
+    """Return a plain value without the numbers that JSON cannot write; a tuple is a list, as it will be read."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
 def _answer_from_json(data: Mapping[str, Any]) -> OperatingPoint:
+    """Read an answer of any version: what an older one lacks has its default."""
     plain = dict(data)
     for name in _ESTIMATES:
-        plain[name] = _estimate(plain[name])
+        plain[name] = _estimate(plain.get(name))
     plain["sla"] = SLA(**plain["sla"])
+    if server := plain.get("server"):
+        plain["server"] = ServerModel(**{**server, "quantiles": _rows(server["quantiles"])})
+    if confirmation := plain.get("confirmation"):
+        plain["confirmation"] = Confirmation(**confirmation)
+    if closed := plain.get("closed"):
+        plain["closed"] = ClosedAnswer(**closed)
+    plain["per_sla"] = {name: Estimate(**each) for name, each in plain.get("per_sla", {}).items()}
+    plain["needed_s"] = _rows(plain.get("needed_s", ()))
+    plain["notes"] = tuple(plain.get("notes", ()))
     return OperatingPoint(**plain)
+
+
+def _rows(data: Sequence[Sequence[float | None]]) -> tuple[Any, ...]:
+    """Read rows of numbers; one that holds what JSON could not write is left out."""
+    return tuple(tuple(row) for row in data if None not in row)
 
 
 def _record_from_json(data: Mapping[str, Any]) -> StepRecord:

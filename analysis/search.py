@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.closed_loop import ClosedLoop
+from analysis.estimate import Estimate
 from analysis.open_answer import open_answer
 from analysis.open_loop import OpenLoop
 from analysis.operating_point import OperatingPoint
@@ -65,7 +66,7 @@ class Search:
         self.precision, self.budget_s, self.arrivals, self.seed = precision, budget_s, arrivals, seed
         ramp = Ramp(max(sla.limit_s for sla in self.slas))
         ramp.start_rps = start_rps or ramp.start_rps
-        self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps)
+        self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps, seed=seed)
         self._closed = ClosedLoop(self.slas, precision, max_users) if mode == "closed" else None
         self._step: Step | None = None
         self._count = 0
@@ -81,6 +82,16 @@ class Search:
     def spent_s(self) -> float:
         """Return the budget spent so far, seconds."""
         return (self._last_ns - self._first_ns) / 1e9 if self._first_ns is not None else 0.0
+
+    @property
+    def expected_s(self) -> float | None:
+        """Return the seconds of load that the asked precision will take in all, or None before anything is known."""
+        return None
+
+    @property
+    def interval(self) -> Estimate | None:
+        """Return the interval of the operating rate so far, or None."""
+        return None
 
     def next(self) -> Step | None:
         """Return the next step, or None when the search is over."""

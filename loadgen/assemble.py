@@ -49,8 +49,9 @@ FLAG_NAMES = {
     "load.arrivals": "--arrivals",
     "load.workers": "--workers",
     "require_rps": "--require-rps",
+    "plan_rps": "--plan-rps",
 }  # fmt: skip
-_OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "arrivals")
+_OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "plan_rps", "arrivals")
 _OF_A_URL = ("cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
 _CLOSED_ONLY = ("max_users", "think")
 
@@ -139,8 +140,9 @@ def _changes(given: Mapping[str, Any], base: Scenario) -> dict[str, Any]:
         changes["load"]["workers"] = None if given["workers"] == "auto" else given["workers"]
     if given["arrivals"] is not None:
         changes["load"] |= _arrivals(*given["arrivals"])
-    if given.get("require_rps") is not None:
-        changes["require_rps"] = given["require_rps"]
+    for name in ("require_rps", "plan_rps"):
+        if given.get(name) is not None:
+            changes[name] = given[name]
     return {**changes, "slas": _slas(given, base.slas)}
 
 

@@ -119,6 +119,7 @@ _RUN = {
         _flag("--sla slas", "'pQ<LATENCY'", "Any quantile, as in 'p95<80ms'; repeatable, all hold.", multiple=True),
         _flag("--error-budget", "SHARE", "Share of requests that may fail. [default: 0.1%]", flags.share),
         _flag("--require-rps", "RATE", "Exit 1 unless the safe rate reaches this.", flags.rate_rps),
+        _flag("--plan-rps", "RATE", "Say how many replicas carry this rate, one to spare.", flags.rate_rps),
     ],
     "Request": [
         _flag("--method", "METHOD", "[default: POST with a body, else GET]"),
@@ -258,6 +259,8 @@ def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_ha
         made = _missing(output)
         folder = prepare(output)
         made = [folder] if output is None else made
+        if step is None:
+            _write(sys.stderr, lambda: click.echo(_plan(scenario), err=True))
         with session.interrupts() as seen:  # from here on an impatient Ctrl-C does not lose what was measured
             with console.live(_title(scenario, step), sys.stderr) as show:
                 begin = partial(session.load, scenario, step) if step else partial(session.run, scenario)
@@ -366,6 +369,29 @@ def _title(scenario: "Scenario", step: "Step | None") -> str:
         level = text.rate(step.rate_rps) if step.users is None else f"{step.users:,} user{'s' * (step.users != 1)}"
         what = f"{level} for {_length(step.duration_s)}" + (f", {what}" if what else "")
     return f"opfind: {what}, {load.mode} loop, {how}, {where}"
+
+
+_USUAL_S = (30, 90)  # of load, for 2 % or wider
+
+
+def _plan(scenario: "Scenario") -> str:
+    """Say in one line what the search is after, what it may cost and usually costs, and how else it ends."""
+    from reports import text
+
+    plan, slas = scenario.search, scenario.slas
+    level, usual = ("number of users", "") if scenario.load.mode == "closed" else ("rate", _usual(plan.budget_s))
+    holds = f"{' and '.join(map(str, slas))} hold{'s' if len(slas) == 1 else ''}"
+    asked = f"to ±{text.share(plan.precision)} with at most {_length(plan.budget_s)} of load"
+    usual = usual if plan.precision >= 0.02 else ""
+    return (
+        f"opfind: plan: find the highest {level} at which {holds}, {asked}{usual}; if the budget ends first, you get "
+        "the best interval so far and exit code 3"
+    )
+
+
+def _usual(budget_s: float) -> str:
+    low, high = _USUAL_S
+    return f" (usually {low} to {high} s)" if budget_s >= high else f" (usually it takes {low} to {high} s)"
 
 
 def _length(seconds: float) -> str:

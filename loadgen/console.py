@@ -20,7 +20,7 @@ from loadgen.plot import Mark, plot
 from loadgen.progress import Progress, Show
 from loadgen.selfcheck import Selfcheck
 from loadgen.trust import LEAST_ACHIEVED, MOST_CPU, SHARE, SLOWEST_S, Row
-from reports import generator, text
+from reports import explain, generator, text
 from reports.headline import facts, headline
 from reports.load import Load, SpectrumRow, latency, percent, shares, shown, workers
 from reports.steps import caution, error_texts
@@ -120,6 +120,8 @@ def step_line(progress: Progress) -> Text:
     line.append(f"  achieved {text.rate(record.achieved_rps)}, ok {record.counts['ok']:,} of {record.offered:,}")
     if record.aborted:
         line.append(", stopped early")
+    if told := _so_far(progress):
+        line.append(f"; so far {told}{_to_go(progress)}")
     for reason in record.reasons:
         line.append(f"\n          not sound: {_line(reason.text)}", style="yellow")
     return line
@@ -140,7 +142,8 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
         rows.insert(0, _verdict_row(progress))
     if not _is_by_hand(progress):
         step = f"{progress.index + 1} {progress.step.purpose}, {_level(progress.step)}"
-        rows = [_row("step", step, _step_time(progress)), *rows, _row("so far", _bracket(progress.records))]
+        so_far = _row("so far", _bracket(progress.records), _so_far(progress))
+        rows = [_row("step", step, _step_time(progress)), *rows, so_far]
     rows = [Text(_line(title), style="bold"), *rows, _time_row(progress, width)]
     plot_height = min(14, height - len(rows) - 3)
     if sla and not _is_by_hand(progress) and plot_height >= 6 and width >= 40:
@@ -178,10 +181,28 @@ def _verdict_row(progress: Progress) -> Text:
 
 def _time_row(progress: Progress, width: int) -> Text:
     left = max(0.0, progress.budget_s - progress.elapsed_s)
-    words = f" {text.duration(progress.elapsed_s)} used, {text.duration(left)} left"
+    words = f" {text.duration(progress.elapsed_s)} used, {text.duration(left)} left{_to_go(progress)}"
     cells = max(4, min(40, width - 8 - len(words)))
     filled = round(cells * min(1.0, progress.elapsed_s / progress.budget_s))
     return Text.assemble(("time    ", "dim"), ("━" * filled, "cyan"), ("─" * (cells - filled), "dim"), words)
+
+
+def _to_go(progress: Progress) -> str:
+    """Say how long the search will still take, or that its budget may end it; nothing where that is not known."""
+    if progress.expected_s is None:
+        return ""
+    if progress.expected_s > progress.budget_s:
+        return ", the budget may end first"
+    return f", about {text.duration(text.rough(max(0.0, progress.expected_s - progress.elapsed_s)))} to go"
+
+
+def _so_far(progress: Progress) -> str:
+    """Give the operating rate so far with its interval."""
+    rate = progress.interval
+    if rate is None:
+        return ""
+    width = f", ±{text.share(text.rough(rate.relative_half_width))}" if rate.high is not None else ""
+    return f"{text.rate(rate.value)} {text.ends(rate)}{width}"
 
 
 def _step_time(progress: Progress) -> str:
@@ -259,9 +280,11 @@ def print_answer(run: Run, folder: Path, stream: TextIO) -> None:
     head = headline(run)
     opening = Text.assemble((head.label, f"bold {_TONES[head.tone]}"), f": {_line(head.title)}")
     load = shown(run)
-    parts: list[RenderableType] = [opening, *(_load_parts(load) if load else [_facts(run)])]
+    warned = [Text.assemble(("Note: ", "bold yellow"), _line(note)) for note in explain.notes(run)]
+    parts: list[RenderableType] = [opening, *warned, *(_load_parts(load) if load else [_facts(run)])]
     if head.limits:
         parts.append(Text(_line(head.limits)))
+    parts += [Text.assemble((f"{name}: ", "bold"), _line(words)) for name, words in explain.short_lines(run)]
     if warning := caution(run):
         parts.append(Text.assemble(("Caution: ", "bold red"), _line(warning)))
     errors, _ = error_texts(run, limit=2 if run.answer else 8)

@@ -17,11 +17,9 @@ def duration_s(text: str) -> float:
 
 def share(text: str) -> float:
     """Read `0.05` or `5%` as a share in [0, 1)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
-    value = float(match[1]) / (100 if match[2] else 1) if match else 1.0
-    if value >= 1:
-        raise ValueError(f"'{text}' is not a share: write a number below 1 such as 0.05, or 5%")
-    return value
+    from scenarios.share import parse_share  # noqa: PLC0415 (as in `duration_s`)
+
+    return parse_share(text)
 
 
 def precision(text: str) -> float:

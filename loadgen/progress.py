@@ -22,6 +22,8 @@ class Progress:
         achieved_rps: Successful replies per second, so far in the step.
         in_flight: Requests due and not ended.
         records: Steps that have ended.
+        expected_s: Load that the asked precision will take in all, seconds; None: not known, or a load by hand.
+        interval: The operating rate so far; None: not known, or a load by hand.
     """
 
     elapsed_s: float
@@ -37,6 +39,8 @@ class Progress:
     achieved_rps: float
     in_flight: int
     records: tuple[StepRecord, ...]
+    expected_s: float | None = None
+    interval: Estimate | None = None
 
 
 Show = Callable[[Progress], None]

@@ -13,6 +13,7 @@ import numpy as np
 
 from analysis import (
     SLA,
+    Estimate,
     OperatingPoint,
     Outcome,
     Reason,
@@ -240,6 +241,8 @@ class _Session:
         self._results: list[StepResult] = []
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._start_ns = now_ns()
+        self._expected_s: float | None = None
+        self._interval: Estimate | None = None
 
     def run(self) -> Finished:
         """Search until there is an answer, the budget or the user ends it, or a defect of ours does."""
@@ -255,6 +258,8 @@ class _Session:
                 result = self._run_step(step, search.overloaded)
                 if ABANDONED not in result.reasons:  # what the user cut off says nothing of the target
                     search.add(result)
+                self._expected_s, self._interval = search.expected_s, search.interval
+                self._show_end(result)
             answer = search.answer()
         except Exception as defect:  # noqa: BLE001 (what was measured is kept; the command line tells of the defect)
             crash = defect
@@ -270,7 +275,7 @@ class _Session:
         crash, self._budget_s = None, step.duration_s
         try:
             if not self._interrupts:
-                self._run_step(step, lambda _: False)
+                self._show_end(self._run_step(step, lambda _: False))
         except Exception as defect:  # noqa: BLE001 (as in `run`)
             crash = defect
         return self._finished(None, load_exit_code(self._records[-1]) if self._records else 0, crash)
@@ -315,10 +320,13 @@ class _Session:
                 errors=errors,
             )
         )
+        return result
+
+    def _show_end(self, result: StepResult) -> None:
+        """Show a step that has ended, with what the search makes of it."""
         elapsed_s = (result.end_ns - result.start_ns) / NS_PER_S
         over = StepProgress(elapsed_s, result.offered, result.offered, 0, 0.0)
-        self._show(self._progress(step, result, over, ended=True))
-        return result
+        self._show(self._progress(result.step, result, over, ended=True))
 
     def _answers(self) -> bool:
         """Say whether the target still answers at all."""
@@ -345,6 +353,8 @@ class _Session:
             achieved_rps=progress.done * ok_share / span_s,
             in_flight=progress.in_flight,
             records=tuple(self._records),
+            expected_s=self._expected_s,
+            interval=self._interval,
         )
 
 

@@ -2,14 +2,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analysis import Estimate, Outcome, Run
+from analysis import Estimate, OperatingPoint, Outcome, Run
+from analysis.fleet_plan import fleet_plan
 from analysis.histogram import Histogram
+from analysis.utilisation import rule_of_thumb
 from loadgen.errors import TargetError
 from reports.headline import headline
 from reports.load import QUANTILES, step_of
 from reports.steps import books, reasons
+from reports.words import planned_rps
 
-_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
+_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps", "floor")
 _QUANTILES = ("p50_s", "p75_s", "p90_s", "p95_s", "p99_s", "p99_9_s", "p99_99_s", "max_s")
 _BOOKED = (Outcome.OK, Outcome.TIMEOUT, Outcome.LOST, Outcome.UNSENT)
 _KINDS = [kind.name.lower() for kind in Outcome if kind not in _BOOKED]  # of errors
@@ -17,7 +20,15 @@ _CLIENT = (
     "lateness_p50_s", "lateness_p99_s", "lateness_max_s", "cpu_us_per_request", "cpu_share", "workers", "connections",
     "connections_opened",
 )  # fmt: skip
-_PLAIN = ("verdict", "safe_rps", "utilisation", "limited_by", "stop_reason", "method")
+_SERVER = (
+    "instances", "max_batch", "wait_s", "base_s", "per_item_s", "cv", "delay_s", "services", "rate_rps", "explained",
+)  # fmt: skip
+_CONFIRMATION = {"rps": "rate_rps", "s": "length_s", "share": "share"}
+_CLOSED = {"users": "users", "rps": "throughput_rps", "quantile_s": "quantile_s"}
+_PLAIN = (
+    "verdict", "safe_rps", "utilisation", "limited_by", "stop_reason", "method", "method_reason", "cliff",
+    "inflation",
+)  # fmt: skip
 
 
 def summary(run: Run | None, *, exit_code: int, error: str | None, folder: Path | None, version: str) -> dict[str, Any]:
@@ -41,6 +52,8 @@ def summary(run: Run | None, *, exit_code: int, error: str | None, folder: Path 
         "verdict": plain.pop("verdict"),
         **estimates,
         **plain,
+        **_explained(answer),
+        **_planned(run),
         "sla": str(answer.sla) if answer else None,
         "exit_code": exit_code,
         "error": error,
@@ -48,6 +61,33 @@ def summary(run: Run | None, *, exit_code: int, error: str | None, folder: Path 
         "wall_s": round(run.wall_s, 3) if run else None,
         "folder": str(folder) if folder else None,
         "version": version,
+    }
+
+
+def _explained(answer: OperatingPoint | None) -> dict[str, Any]:
+    """Return how sure the answer is and what it rests on; `server` and `per_sla` are objects, as an estimate is."""
+    seen, closed, server = (getattr(answer, name, None) for name in ("confirmation", "closed", "server"))
+    return {
+        "confirmed": getattr(seen, "passed", None),
+        **{f"confirmation_{key}": _finite(getattr(seen, name, None)) for key, name in _CONFIRMATION.items()},
+        "needed_s": [[width, _finite(load_s)] for width, load_s in answer.needed_s] if answer else None,
+        **{f"closed_{key}": _finite(getattr(closed, name, None)) for key, name in _CLOSED.items()},
+        "per_sla": {name: _estimate(rate) for name, rate in answer.per_sla.items()} if answer else None,
+        "server": {name: _finite(getattr(server, name)) for name in _SERVER} if server else None,
+        "notes": list(answer.notes) if answer else None,
+    }
+
+
+def _planned(run: Run | None) -> dict[str, Any]:
+    """Return the replicas for the rate that was asked about, and whether 70 to 80 % of capacity is a fair rule here."""
+    answer, target = (run.answer, planned_rps(run)) if run else (None, None)
+    plan = fleet_plan(answer, target) if answer and target else None
+    return {
+        "rule_of_thumb": rule_of_thumb(answer) if answer else None,
+        "plan_rps": target,
+        "plan_replicas": plan.replicas if plan else None,
+        "plan_all_up_rps": plan.all_up_rps if plan else None,
+        "plan_one_down_rps": plan.one_down_rps if plan else None,
     }
 
 

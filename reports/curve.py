@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import Estimate, Run, StepRecord
 from reports import text
-from reports.headline import is_closed
 from reports.plot import COLOURS, SLA_DASHES, Legend, Plot, blank, latency_axis, render
+from reports.words import is_closed
 
 _MARKERS = {"p50": "o", "p95": "s", "p99": "D", "other": "v"}
 _RECORDED = (("p50", "p50", 0.5), ("p95", "p95", 0.95), ("p99", "p99", 0.99))
@@ -65,6 +65,10 @@ def _point(run: Run) -> Estimate | None:
     return run.answer.throughput_rps if is_closed(run) else run.answer.rate_rps
 
 
+def _is_cliff(run: Run) -> bool:
+    return run.answer is not None and run.answer.cliff
+
+
 def _safe(run: Run) -> float | None:
     return run.answer.safe_rps if run.answer else None
 
@@ -108,7 +112,8 @@ def _draw_marks(axes: Axes, run: Run, point: Estimate | None) -> None:
     if point is not None:
         high = point.value if point.high is None else point.high
         axes.axvspan(point.low, high, color=COLOURS["point"], alpha=0.16, lw=0, gid="interval", zorder=0.6)
-        axes.axvline(point.value, color=COLOURS["point"], lw=1.6, gid="point", zorder=1.6)
+        if not _is_cliff(run):  # which is a bracket, and no point in it
+            axes.axvline(point.value, color=COLOURS["point"], lw=1.6, gid="point", zorder=1.6)
     for gid, colour, dashes, at in (
         ("safe", "point", (0, (2, 2)), _safe(run)),
         ("knee", "knee", (0, (5, 2, 1, 2)), _knee(run)),
@@ -179,7 +184,9 @@ def _legend(run: Run) -> Legend:
     """Name what `curve_figure` draws, and nothing that it does not."""
     records, point = _measured(run), _point(run)
     entries = [(colour, name) for colour, name, _ in _series(run)] + [("sla", str(sla)) for sla in run.slas]
-    if point is not None:
+    if point is not None and _is_cliff(run):
+        entries.append(("interval", f"cliff {text.number(point.low)} to {text.number(point.high or point.value)}"))
+    elif point is not None:
         entries.append(("point", f"operating point {text.number(point.value)} {text.ends(point)}"))
     if (safe := _safe(run)) is not None:
         entries.append(("safe", f"safe rate {text.floor_number(safe)}"))

@@ -2,20 +2,10 @@
 
 from analysis import Estimate, OperatingPoint, Run, StepRecord
 from reports import load, steps, text
+from reports.explain import precision
+from reports.sizing import bracket
 from reports.text import number, rate
-from reports.words import INTERRUPTED, NOT_KNOWN, Fact, Headline
-
-
-def is_closed(run: Run) -> bool:
-    """Say that the run drove users in flight, not an arrival rate."""
-    has_users = run.answer is not None and run.answer.users is not None
-    return has_users or any(record.step.users is not None for record in run.steps)
-
-
-def required_rps(run: Run) -> float | None:
-    """Return the rate that the scenario requires, or None."""
-    value = run.scenario.get("require_rps")
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+from reports.words import INTERRUPTED, NOT_KNOWN, Fact, Headline, is_closed, quantile_name, required_rps
 
 
 def required_reached(run: Run) -> bool | None:
@@ -69,8 +59,10 @@ def facts(run: Run) -> list[Fact]:
     else:
         safe = NOT_KNOWN if answer.safe_rps is None else f"{text.floor_number(answer.safe_rps)} req/s"
         note = "one-sided 95 % bound" if answer.safe_rps is not None else ""
+        if answer.cliff and answer.rate_rps and answer.safe_rps == answer.rate_rps.low:
+            note = "the highest that passed"
         first = [
-            _estimated("Operating point", answer.rate_rps, " req/s"),
+            _cliff(answer) or _estimated("Operating point", answer.rate_rps, " req/s"),
             Fact(name="Safe rate to configure", value=safe, note=note),
         ]
     use = NOT_KNOWN if answer.utilisation is None else text.share(answer.utilisation)
@@ -84,6 +76,12 @@ def facts(run: Run) -> list[Fact]:
         _estimated("Knee", answer.knee_rps, " req/s"),
         Fact(name="Utilisation", value=use, note="" if answer.utilisation is None else "of capacity, at the point"),
     ]
+
+
+def _cliff(answer: OperatingPoint) -> Fact | None:
+    """Return a cliff as the bracket that it is; None where a crossing was fitted."""
+    between = bracket(answer)
+    return Fact(name="Operating point", value=between, note="a cliff: it jumps there") if between else None
 
 
 def _estimated(name: str, estimate: Estimate | None, unit: str) -> Fact:
@@ -100,7 +98,8 @@ def _latency(name: str, estimate: Estimate | None) -> Fact:
 
 
 def _slas(run: Run, answer: OperatingPoint) -> str:
-    return " and ".join(map(str, run.slas)) or str(answer.sla)
+    *others, last = map(str, run.slas or (answer.sla,))
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _slas_hold(run: Run, answer: OperatingPoint) -> str:
@@ -113,6 +112,8 @@ def _point(answer: OperatingPoint) -> str | None:
         users = f"{number(answer.users.value)} users in flight"
         flow = f" at {rate(answer.throughput_rps.value)}" if answer.throughput_rps else ""
         return f"{users}{flow} ({_interval(answer.users)})"
+    if between := bracket(answer):
+        return f"a cliff: the latency jumps between {between.replace(' to ', ' and ')}"
     return f"{rate(answer.rate_rps.value)} ({_interval(answer.rate_rps)})" if answer.rate_rps else None
 
 
@@ -164,7 +165,12 @@ def _found(run: Run, answer: OperatingPoint) -> Headline:
 
 def _unmet(run: Run, answer: OperatingPoint) -> Headline:
     lowest = min((r for r in run.steps if r.offered), key=lambda r: r.step.level, default=None)
-    seen = f" The lowest load measured, {_level(lowest)}, gave {_quantiles(lowest)}." if lowest else ""
+    seen, even = "", ""
+    if lowest and answer.floor and answer.limited_by != "error budget":
+        floor = f"{text.latency(answer.floor.value)} {text.latency_ends(answer.floor)}"
+        even = f": even at {_level(lowest)} the {quantile_name(answer.sla.quantile)} is {floor}"
+    elif lowest:
+        seen = f" The lowest load measured, {_level(lowest)}, gave {_quantiles(lowest)}."
     if answer.limited_by == "error budget":
         advice = "Find out why requests fail at low load: Errors says it in words."
     else:
@@ -172,7 +178,7 @@ def _unmet(run: Run, answer: OperatingPoint) -> Headline:
     return Headline(
         tone="bad",
         label="Unmet",
-        title=f"No load tried meets {_slas(run, answer)}.",
+        title=f"No load tried meets {_slas(run, answer)}{even}.",
         limits=_stopped(answer) + seen,
         advice=advice,
     )
@@ -187,8 +193,13 @@ def _undecided(run: Run, answer: OperatingPoint) -> Headline:
         if point
         else f"Nothing shows yet at which load {_slas(run, answer)} ends.",
         limits=_stopped(answer),
-        advice="Give the search more time with --budget, or accept a wider interval with --precision.",
+        advice=f"Give the search more time with --budget{_needed(answer)}, or accept a wider interval with "
+        "--precision.",
     )
+
+
+def _needed(answer: OperatingPoint) -> str:
+    return f" ({needs})" if (needs := precision(answer).rstrip(".")) else ""
 
 
 def _client_limited(run: Run, answer: OperatingPoint) -> Headline:

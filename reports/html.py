@@ -7,12 +7,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import Run
-from reports import generator, steps, text
-from reports.headline import facts, headline, is_closed
+from reports import explain, generator, sizing, steps, text
+from reports.headline import facts, headline
 from reports.load import latency, percent, shown
-from reports.words import NOT_KNOWN
+from reports.words import NOT_KNOWN, is_closed, quantile_name
 
 _MOST_SCENARIO = 20_000
+_SIZING = ("Rule of thumb", "Closed loop", "Fleet")
 
 
 def html(run: Run) -> str:
@@ -35,6 +36,9 @@ def html(run: Run) -> str:
         closed=is_closed(run),
         target=steps.target(run),
         caution=steps.caution(run),
+        notes=explain.notes(run),
+        found=_found(run),
+        sized=_sized(run),
         machine=steps.machine(run),
         by_hand=run.answer is None,
         load=shown(run),
@@ -56,6 +60,34 @@ def _generator(run: Run) -> dict[str, Any] | None:
     """Return the generator's sentence and table, or None where no step tells of it."""
     columns, rows = generator.table(run)
     return {"verdict": generator.verdict(run), "columns": columns, "rows": rows} if rows else None
+
+
+def _found(run: Run) -> dict[str, Any] | None:
+    """Return how the answer was found: lines, the fitted server's table, the SLAs'; None without an answer."""
+    lines = [(name, words) for name, words in explain.lines(run) if name not in _SIZING]
+    if run.answer is None or not lines:
+        return None
+    model = run.answer.server
+    return {
+        "lines": [(name, words) for name, words in lines if name != "SLAs"],  # they have their table
+        "server_at": text.rate(model.rate_rps) if model else "",
+        "predictions": explain.predictions(model) if model else [],
+        "slas": explain.sla_rows(run.answer),
+    }
+
+
+def _sized(run: Run) -> dict[str, Any] | None:
+    """Return what the answer means for sizing: lines, the marks' table, the fleet's; None where nothing is known."""
+    if run.answer is None:
+        return None
+    told = {
+        "lines": [(name, words) for name, words in explain.lines(run) if name in _SIZING],
+        "marks": sizing.mark_rows(run),
+        "quantile": quantile_name(run.answer.sla.quantile),
+        "fleet": sizing.fleet_rows(run),
+        "caveat": sizing.caveat(run),
+    }
+    return told if told["lines"] or told["marks"] or told["fleet"] else None
 
 
 def _tags(run: Run) -> dict[int, str]:

@@ -14,13 +14,13 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from analysis import SLA, Estimate, OperatingPoint, Run
-from reports import load, text
-from reports.headline import headline, required_reached, required_rps
+from reports import explain, load, text
+from reports.headline import headline, required_reached
 from reports.steps import books
-from reports.words import INTERRUPTED, Headline
+from reports.words import INTERRUPTED, Headline, required_rps
 
 _Ending = Literal["passed", "failure", "error", "skipped"]
-_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps")
+_ESTIMATES = ("rate_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps", "floor")
 
 
 def junit(run: Run) -> str:
@@ -51,7 +51,7 @@ def junit(run: Run) -> str:
             kind = run.answer.verdict if run.answer else words.label.lower()
             body = ET.SubElement(case, ending, message=text.clean(message), type=kind)
             body.text = text.clean("\n".join(filter(None, (words.title, words.limits, words.advice))))
-    ET.SubElement(suite, "system-out").text = text.clean(f"{words.label}: {words.title}\n{words.limits}")
+    ET.SubElement(suite, "system-out").text = text.clean("\n".join(_told(run, words)))
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -104,6 +104,12 @@ def _required_ending(run: Run, words: Headline) -> tuple[_Ending, str]:
             return "error", words.title
 
 
+def _told(run: Run, words: Headline) -> list[str]:
+    """Return the verdict and what explains it, line by line."""
+    told = [f"{words.label}: {words.title}", words.limits, *(f"Note: {note}" for note in explain.notes(run))]
+    return [*told, *(f"{name}: {said}" for name, said in explain.lines(run))]
+
+
 def _add_properties(suite: ET.Element, run: Run) -> None:
     """Give the numbers of the answer as plain decimals, latencies in seconds; what is not known is left out."""
     numbers = _numbers_of_load(run) if run.answer is None else _numbers_of_answer(run, run.answer)
@@ -139,6 +145,11 @@ def _numbers_of_answer(run: Run, answer: OperatingPoint) -> dict[str, object]:
         "limited_by": answer.limited_by,
         "stop_reason": answer.stop_reason,
         "method": answer.method,
+        "method_reason": answer.method_reason or None,
+        "confirmed": answer.confirmation and str(answer.confirmation.passed).lower(),
+        "confirmation_share": answer.confirmation and answer.confirmation.share,
+        "inflation": answer.inflation,
+        "notes": " ".join(explain.notes(run)) or None,
         "steps": len(run.steps),
     }
     return numbers

@@ -6,9 +6,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import Estimate, Run
-from reports import steps, text
-from reports.headline import facts, headline, is_closed
+from reports import explain, sizing, steps, text
+from reports.headline import facts, headline
 from reports.load import latency, percent, shown
+from reports.words import is_closed, quantile_name
 
 _MOST_STEPS = 60
 _MOST_ERRORS = 10
@@ -32,6 +33,11 @@ def markdown(run: Run) -> str:
         closed=is_closed(run),
         target=steps.target(run),
         caution=steps.caution(run),
+        notes=explain.notes(run),
+        lines=explain.lines(run),
+        predictions=explain.predictions(run.answer.server) if run.answer and run.answer.server else [],
+        marks=sizing.mark_rows(run),
+        quantile_name=quantile_name(run.answer.sla.quantile) if run.answer else "",
         machine=steps.machine(run),
         load=shown(run),
         shown=run.steps[-_MOST_STEPS:],

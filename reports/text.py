@@ -73,9 +73,16 @@ def small_share(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time: 4 s, 1 min 23 s."""
+    """Return a length of time: 4 s, 1 min 23 s, 3 min."""
     whole = round(seconds)
-    return f"{number(seconds)} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
+    if whole < 100:
+        return f"{number(seconds)} s"
+    return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+
+
+def rough(value: float) -> float:
+    """Round to two digits, as forecasts and comparisons of rates deserve."""
+    return float(f"{value:.2g}")
 
 
 def ends(estimate: Estimate, form: Callable[[float], str] = number) -> str:

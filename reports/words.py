@@ -1,7 +1,9 @@
-"""The two forms in which a report says how a run ended: a headline, and facts beside it."""
+"""The two forms in which a report says how a run ended, a headline and facts beside it; and what a run was about."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from analysis import Run
 
 INTERRUPTED = {130: "interrupted", 143: "terminated", 70: "broken off by an internal error"}
 NOT_KNOWN = "not known"
@@ -34,3 +36,29 @@ class Fact:
     name: str
     value: str
     note: str
+
+
+def is_closed(run: Run) -> bool:
+    """Say that the run drove users in flight, not an arrival rate."""
+    has_users = run.answer is not None and run.answer.users is not None
+    return has_users or any(record.step.users is not None for record in run.steps)
+
+
+def required_rps(run: Run) -> float | None:
+    """Return the rate that the scenario requires, or None."""
+    return _rate_of(run, "require_rps")
+
+
+def planned_rps(run: Run) -> float | None:
+    """Return the rate for which the scenario wants a number of replicas, or None."""
+    return _rate_of(run, "plan_rps")
+
+
+def _rate_of(run: Run, key: str) -> float | None:
+    value = run.scenario.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
+def quantile_name(quantile: float) -> str:
+    """Return a quantile as users write it: p99, p99.9."""
+    return f"p{100 * quantile:.10g}"

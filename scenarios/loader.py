@@ -11,6 +11,7 @@ import msgspec
 from analysis import SLA
 from scenarios.duration import parse_duration_s
 from scenarios.scenario import Scenario, ScenarioError, build, unknown_key
+from scenarios.share import parse_share
 
 _FOLDER = Path(__file__).parent
 _DEVICE_KEYS = ("t0_ms", "t1_ms", "jitter_sigma")
@@ -158,6 +159,7 @@ def _plain(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ScenarioError(f"{path.name}: {unknown_key('slas', list(_TABLES))}")
     for field, key in _RENAMED.items():
         _read_duration(plain, field, key, path.name)
+    _read_precision(plain.get("search", {}), path.name)
     target, load_table, server = plain.get("target", {}), plain.get("load", {}), plain.get("server", {})
     if "body" in target:
         target["body"] = read_body(_text(target["body"], f"{path.name}: target.body"), path.parent)
@@ -194,6 +196,15 @@ def _read_duration(plain: dict[str, Any], field: str, key: str, source: str) -> 
             table[field_name] = parse_duration_s(text if isinstance(text, str) else repr(text))
         except ValueError as error:
             raise ScenarioError(f"{source}: {key}: {error}") from None
+
+
+def _read_precision(search: dict[str, Any], source: str) -> None:
+    """Read `2%`, as the command line does; a number stays as it is."""
+    if isinstance(text := search.get("precision"), str):
+        try:
+            search["precision"] = parse_share(text)
+        except ValueError as error:
+            raise ScenarioError(f"{source}: search.precision: {error}") from None
 
 
 def _slas(table: dict[str, Any], source: str) -> tuple[SLA, ...]:

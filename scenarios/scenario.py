@@ -183,6 +183,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         slas: What must hold; empty where neither file nor flag says so.
         search: How well the answer is to be known.
         require_rps: Rate that must be reached, requests per second, or None.
+        plan_rps: Rate of a whole fleet, for which the answer gives a number of replicas, or None.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     slas: tuple[SLA, ...] = ()
     search: SearchPlan = SearchPlan()
     require_rps: Positive | None = None
+    plan_rps: Positive | None = None
 
     def __post_init__(self) -> None:
         longest_s = max((sla.limit_s for sla in self.slas), default=0.0)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import SLA, Estimate, OperatingPoint, Outcome, Reason, Run, Step, StepRecord, StepResult
+from analysis.operating_point import ClosedAnswer, Confirmation, ServerModel
 
 P99 = SLA.parse("p99<200ms")
 _MS = 1_000_000
@@ -142,6 +143,58 @@ def make_answer(**changes: Any) -> OperatingPoint:
         "utilisation": 0.969,
     }
     return OperatingPoint(**(fields | changes))
+
+
+TWIN: dict[str, Any] = {
+    "method": "twin",
+    "method_reason": "Replayed with the same arrivals, it gives the latencies that were seen.",
+    "server": ServerModel(
+        instances=1, max_batch=32, wait_s=0.01, base_s=0.008, per_item_s=0.0015, cv=0.012, delay_s=2e-4, services=1_204,
+        rate_rps=546.0, explained=0.994,
+        quantiles=((0.5, 0.0651, 0.066), (0.9, 0.0962, 0.095), (0.95, 0.108, 0.11), (0.99, 0.131, 0.12)),
+    ),
+    "confirmation": Confirmation(
+        rate_rps=546.7, length_s=20.0, n=10_934, share=0.004, low=0.001, high=0.0092, allowed=0.01, passed=True
+    ),
+    "inflation": 29.3,
+    "needed_s": ((0.05, 12.3), (0.02, 71.8), (0.01, 288.0)),
+    "closed": ClosedAnswer(users=64, throughput_rps=570.9, quantile_s=1.93),
+}  # fmt: skip
+COUNTING: dict[str, Any] = {
+    "method_reason": "The twin was refused: service times depend on having waited.",
+    "confirmation": Confirmation(
+        rate_rps=546.7, length_s=20.0, n=10_934, share=0.004, low=0.001, high=0.012, allowed=0.01, passed=True
+    ),
+    "inflation": 310.0,
+    "needed_s": ((0.05, 190.0), (0.02, 1_180.0)),
+    "notes": (
+        "the server became 6 % slower while it was measured; the estimate starts anew at step 9",
+        "The first 1.5 s of step 1 were cut as warm-up: its latency fell from 40 ms to 19 ms.",
+        "Pauses that come less often than once in 9 s are not covered.",
+    ),
+}
+CLIFF: dict[str, Any] = {
+    "rate_rps": Estimate(value=535.0, low=535.0, high=565.0, n=24_600),
+    "safe_rps": 535.0,
+    "cliff": True,
+    "knee_rps": None,
+    "method_reason": "The twin was refused: it predicts no jump.",
+}
+UNMET: dict[str, Any] = {
+    "verdict": "unmet",
+    "limited_by": "p99<200ms",
+    "stop_reason": "At every rate tried, from 32 to 590 req/s, p99<200ms is violated.",
+    "floor": Estimate(value=0.24, low=0.231, high=0.256, n=300),
+    **dict.fromkeys(("rate_rps", "safe_rps", "knee_rps", "p50", "p95", "p99", "utilisation")),
+}
+SEVERAL: dict[str, Any] = TWIN | {
+    "per_sla": {
+        "p99<200ms": Estimate(value=553.4, low=545.2, high=561.0),
+        "p95<150ms": Estimate(value=557.1, low=549.8, high=564.0),
+        "p50<100ms": Estimate(value=563.0, low=560.0, high=None),
+        "error budget": Estimate(value=571.0, low=568.0, high=None),
+    }
+}
 
 
 def make_run(**changes: Any) -> Run:

@@ -43,7 +43,7 @@ def test_the_default_server(seed: int) -> None:
     assert 250 < answer.knee_rps.value < 500
 
 
-# p99 of M/M/1 is ln 100 / (mu - lambda); the other truths are from runs of 4e6 requests (tests.bench.search_table)
+# p99 of M/M/1 is ln 100 / (mu - lambda); the other truths are from runs of 4e6 requests (see tests.bench.calibrate)
 KNOWN = {
     "M/M/1": (Server(t0_s=0.001, sigma="exponential"), "p99<10ms", 1000 - np.log(100) / 0.010),
     "M/D/1": (Server(t0_s=0.0005), "p99<5ms", 1547.0),

@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "verdict", "rate_rps", "safe_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "users", "throughput_rps",
     "utilisation", "sla", "limited_by", "stop_reason", "method", "exit_code", "error", "steps", "wall_s", "folder",
-    "version",
+    "version", "method_reason", "cliff", "inflation", "floor", "confirmed", "confirmation_rps", "confirmation_s",
+    "confirmation_share", "needed_s", "closed_users", "closed_rps", "closed_quantile_s", "per_sla", "server", "notes",
+    "rule_of_thumb", "plan_rps", "plan_replicas", "plan_all_up_rps", "plan_one_down_rps",
 }  # fmt: skip
 
 
@@ -333,7 +335,7 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
             r"\S+",
             """--sla-p99 --sla --error-budget --mode --arrivals --seed --precision --budget --timeout --start-rps
             --max-rps --max-users --connections --workers --method -H --header --body --scenario --require-rps
-            --cacert --insecure --cert --key --unix-socket --re-resolve
+            --plan-rps --cacert --insecure --cert --key --unix-socket --re-resolve
             --body-lines --shuffle --body-template --expect-status --expect-body-regex --expect-json
             -o --output --json""",
         )
@@ -472,6 +474,48 @@ def test_the_title_says_what_runs(
     assert capsys.readouterr().err.startswith(f"opfind: {words}, http://h/\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--sla-p99", "200ms"],
+            ("find the highest rate at which p99<200ms holds, to ±5 % with at most 3 min of load (usually 30 to 90 s)"),
+        ),
+        (
+            ["--sla-p99", "1s", "--sla", "p50<9ms", "--precision", "2%", "--budget", "20s"],
+            ("p99<1s and p50<9ms hold, to ±2 % with at most 20 s of load (usually it takes 30 to 90 s)"),
+        ),
+        (["--sla-p99", "200ms", "--precision", "0.01", "--budget", "2m"], "to ±1 % with at most 2 min of load; if"),
+        (["--sla-p99", "200ms", "--mode", "closed"], "find the highest number of users at which p99<200ms holds"),
+    ],
+)
+def test_the_plan_is_told_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+) -> None:
+    """One line on standard error: what is sought, how exactly, for how long, and what comes if that is too short."""
+    _play(monkeypatch, _finished())
+    main(["run", *arguments, "-o", str(tmp_path)])
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("opfind: plan: ")
+    assert words in first
+    assert first.endswith("if the budget ends first, you get the best interval so far and exit code 3")
+
+
+def test_replicas_are_planned_by_a_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """--plan-rps reaches the scenario, which the run file holds; a closed loop has no rate to plan with."""
+    fake = _play(monkeypatch, _finished())
+    assert main(["run", "--sla-p99", "200ms", "--plan-rps", "5000", "-o", str(tmp_path)]) == 0
+    assert fake.scenarios[0].plan_rps == 5000
+    assert main(["run", "--sla-p99", "200ms", "--plan-rps", "5000", "--mode", "closed"]) == 2
+    assert "--plan-rps has no meaning in the closed load mode" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_a_selfcheck_without_verification_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
@@ -545,7 +589,7 @@ def test_a_load_goes_to_the_session_and_its_answer_to_standard_output(
 def test_a_load_shares_the_flags_of_run() -> None:
     """Whatever `run` knows of the request and the way to the target, `load` knows too: the same options."""
     search_only = {
-        "mode", "start_rps", "max_rps", "max_users", "precision", "budget", "require_rps",
+        "mode", "start_rps", "max_rps", "max_users", "precision", "budget", "require_rps", "plan_rps",
     }  # fmt: skip
     of_run = {param.name: param for param in run.params if isinstance(param, Option)}
     of_load = {param.name: param for param in load.params if isinstance(param, Option)}

@@ -15,7 +15,7 @@ from analysis import SLA, Estimate, OperatingPoint, Reason, Run, Step, StepRecor
 from loadgen import console
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress
-from tests.factories import P99, make_answer, make_load, make_records, make_run, of_users
+from tests.factories import P99, TWIN, make_answer, make_load, make_records, make_run, of_users
 
 RECORDS = make_records()
 
@@ -268,6 +268,46 @@ def test_the_answer_fits_a_screen_and_has_everything(tmp_path: Path) -> None:
         "(report.html, run.json)",
     ):
         assert words in _flat(shown)
+
+
+def test_the_answer_explains_itself(tmp_path: Path) -> None:
+    """Method, server, confirmation, rule of thumb and, where asked, replicas; notes come before the numbers."""
+    run = make_run(steps=RECORDS, answer=make_answer(**TWIN, notes=("the server became 6 % slower",)))
+    stream = io.StringIO()
+    console.print_answer(replace(run, scenario={**run.scenario, "plan_rps": 5000.0}), tmp_path, stream)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 36
+    openings = [line.partition(":")[0] for line in lines if re.match(r"[A-Z][a-z ]+: ", line)]
+    assert openings == [
+        "Found", "Note", "Method", "Server", "Confirmation", "Rule of thumb", "Fleet", "Generator", "Files",
+    ]  # fmt: skip
+    assert lines.index("Note: The server became 6 % slower.") < 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"expected_s": 72.0}, ", about 25 s to go"),
+        ({"expected_s": 30.0}, ", about 0 s to go"),
+        ({"expected_s": 181.0}, ", the budget may end first"),
+    ],
+)
+def test_the_view_says_how_long_it_will_take(changes: dict[str, Any], words: str) -> None:
+    """The time that is left comes from the search's own forecast; without one, nothing is said."""
+    time_row = next(line for line in _painted(_progress(**changes)) if line.startswith("time"))
+    assert time_row.rstrip().endswith(f"2 min 13 s left{words}")
+    assert words not in "".join(_painted(_progress()))
+
+
+def test_the_view_and_the_lines_show_the_interval_so_far() -> None:
+    """The operating rate with its interval and half-width, as soon as there is one; open above, it has none."""
+    rate = Estimate(value=540.0, low=520.0, high=560.0)
+    assert any("540 req/s [520, 560], ±3.7 %" in line for line in _painted(_progress(interval=rate), 100))
+    ended = console.step_line(_progress(ended=True, records=RECORDS, interval=rate, expected_s=72.0)).plain
+    assert "; so far 540 req/s [520, 560], ±3.7 %, about 25 s to go" in ended
+    least = Estimate(value=540.0, low=520.0, high=None)
+    assert console.step_line(_progress(ended=True, records=RECORDS, interval=least)).plain.endswith("[520, ∞)")
 
 
 def test_lines_end_where_their_words_do(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from analysis import Reason, Run, Step
-from loadgen.summary import load_summary
-from tests.factories import P99, make_load
+from loadgen.summary import load_summary, summary
+from tests.factories import CLIFF, COUNTING, P99, SEVERAL, TWIN, UNMET, make_answer, make_load, make_run
 
 BOOKS = ["ok", "offered", "errors", "timeouts", "lost", "unsent"]
 
@@ -78,3 +78,48 @@ def test_a_failed_target_is_told_in_a_sentence() -> None:
     error = _summary(make_load(step=step, failing_share=1.0, exit_code=5))["error"]
     assert error.startswith("All ")
     assert "HTTP 503: queue is full" in error
+
+
+def _searched(plan_rps: float | None = None, **fields: Any) -> dict[str, Any]:
+    run = make_run(steps=(), answer=make_answer(**fields))
+    run = replace(run, scenario={**run.scenario, "plan_rps": plan_rps})
+    told = summary(run, exit_code=0, error=None, folder=None, version="1")
+    plain: dict[str, Any] = json.loads(json.dumps(told, allow_nan=False))
+    return plain
+
+
+def test_a_search_s_object_says_how_sure_it_is() -> None:
+    """Method, confirmation, needed time, closed loop and fitted server, under names with their units."""
+    plain = _searched(**TWIN)
+    assert (plain["method"], plain["confirmed"], plain["confirmation_share"]) == ("twin", True, 0.004)
+    assert (plain["confirmation_rps"], plain["confirmation_s"], plain["inflation"]) == (546.7, 20.0, 29.3)
+    assert plain["needed_s"] == [[0.05, 12.3], [0.02, 71.8], [0.01, 288.0]]
+    assert (plain["closed_users"], plain["closed_rps"], plain["closed_quantile_s"]) == (64, 570.9, 1.93)
+    assert (plain["server"]["max_batch"], plain["server"]["per_item_s"]) == (32, 0.0015)
+    assert (plain["cliff"], plain["rule_of_thumb"], plain["plan_replicas"]) == (False, "wasteful", None)
+
+
+def test_a_search_s_object_has_notes_slas_floor_and_cliff() -> None:
+    """What a reader must know is there for a program as well."""
+    assert len(_searched(**COUNTING)["notes"]) == 3
+    assert _searched(**SEVERAL)["per_sla"]["error budget"] == {"value": 571.0, "low": 568.0, "high": None}
+    assert _searched(**CLIFF)["cliff"] is True
+    assert _searched(**UNMET)["floor"] == {"value": 0.24, "low": 0.231, "high": 0.256}
+
+
+def test_a_planned_fleet_is_in_the_object() -> None:
+    """Replicas and the load of each; nothing where there is no safe rate."""
+    plain = _searched(5000.0)
+    assert (plain["plan_rps"], plain["plan_replicas"], plain["plan_one_down_rps"]) == (5000, 11, 500)
+    assert plain["plan_all_up_rps"] == pytest.approx(454.5, abs=0.1)
+    unmet = _searched(5000.0, **UNMET)
+    assert (unmet["plan_rps"], unmet["plan_replicas"], unmet["rule_of_thumb"]) == (5000, None, None)
+
+
+def test_a_search_s_keys_are_the_same_whatever_happened() -> None:
+    """Without a run, and without anything beyond the number, every key is there."""
+    nothing = summary(None, exit_code=5, error="nobody there", folder=None, version="1")
+    assert list(nothing) == list(_searched(**TWIN)) == list(_searched())
+    assert {key for key, value in nothing.items() if value is not None} == {
+        "verdict", "exit_code", "error", "steps", "version",
+    }  # fmt: skip

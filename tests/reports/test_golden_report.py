@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from analysis import Run
 from reports import html, junit, markdown
-from tests.factories import make_run
+from tests.factories import TWIN, make_answer, make_run
 
 GOLDEN = Path(__file__).parent / "golden"
 _DRAWN = re.compile(r"<svg.*?</svg>|<style>.*?</style>", re.DOTALL)
@@ -20,6 +21,12 @@ def _read(name: str) -> str:
 def _golden_run() -> Run:
     """Render from the stored file, so that no golden report depends on numpy's or scipy's version."""
     return Run.from_json(json.loads(_read("run.json")))
+
+
+def _made() -> Run:
+    """Return a run whose answer has everything that an answer can have, and that plans a fleet."""
+    run = make_run(answer=make_answer(**TWIN))
+    return replace(run, scenario={**run.scenario, "plan_rps": 5000.0})
 
 
 def _assert_close(got: Any, want: Any, path: str = "run") -> None:
@@ -46,7 +53,7 @@ def _compare(name: str, text: str, *, update: bool) -> None:
 
 def test_run_json_is_golden(update_golden: bool) -> None:
     """The format of run.json does not change unnoticed."""
-    text = json.dumps(make_run().as_json(), indent=1)
+    text = json.dumps(_made().as_json(), indent=1)
     if update_golden:
         (GOLDEN / "run.json").write_text(text + "\n", encoding="utf-8")
     _assert_close(json.loads(text), json.loads(_read("run.json")))
@@ -69,6 +76,6 @@ def test_junit_is_golden(update_golden: bool) -> None:
 
 def test_reports_do_not_depend_on_the_way_through_the_file() -> None:
     """A run read back from its file gives the same reports, byte for byte, as the run that was written."""
-    run = make_run()
+    run = _made()
     again = Run.from_json(json.loads(json.dumps(run.as_json())))
     assert [html(again), markdown(again), junit(again)] == [html(run), markdown(run), junit(run)]

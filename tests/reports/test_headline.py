@@ -4,7 +4,7 @@ import pytest
 
 from analysis import SLA, Estimate, Run, Step, StepRecord
 from reports.headline import facts, headline, required_reached
-from tests.factories import P99, make_answer, make_run, run_step
+from tests.factories import CLIFF, P99, UNMET, make_answer, make_run, run_step
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("rate_rps", "safe_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "utilisation")
@@ -32,6 +32,12 @@ def test_every_sla_is_named() -> None:
     assert headline(run).title.startswith("p99<200ms and p95<150ms hold up to 553 req/s")
 
 
+def test_three_slas_read_as_a_list() -> None:
+    """More than two are set apart by commas."""
+    slas = (P99, SLA.parse("p95<150ms"), SLA.parse("p50<90ms"))
+    assert headline(make_run(slas=slas, steps=())).title.startswith("p99<200ms, p95<150ms and p50<90ms hold up to")
+
+
 def test_missed_requirement_is_bad_although_a_point_was_found() -> None:
     """A required rate that is not reached comes before the operating point in the headline."""
     said = headline(_run(exit_code=1, scenario={"require_rps": 600}))
@@ -52,6 +58,32 @@ def test_unmet_names_the_lowest_load_and_its_latency() -> None:
     assert "The lowest load measured, 20 req/s, gave p50 19 ms and p99 " in said.limits
     assert said.advice is not None
     assert "relax the SLA" in said.advice
+
+
+def test_unmet_gives_the_floor_in_its_title() -> None:
+    """Where the floor is known it is the message: even at the lowest rate the latency is too long."""
+    said = headline(_run(exit_code=1, **UNMET))
+    assert said.title == "No load tried meets p99<200ms: even at 20 req/s the p99 is 240 ms [231, 256]."
+    assert "The lowest load measured" not in said.limits
+
+
+def test_a_cliff_is_told_as_its_bracket() -> None:
+    """No root is claimed inside a jump: the two rates around it, and the one that passed to configure."""
+    run = _run(**CLIFF)
+    assert headline(run).title == (
+        "p99<200ms holds up to a cliff: the latency jumps between 535 and 565 req/s; configure at most 535 req/s."
+    )
+    assert [(fact.value, fact.note) for fact in facts(run)][:2] == [
+        ("535 to 565 req/s", "a cliff: it jumps there"),
+        ("535 req/s", "the highest that passed"),
+    ]
+
+
+def test_undecided_says_how_much_time_would_do() -> None:
+    """The advice to give more time says how much, where that is known."""
+    said = headline(_run(exit_code=3, verdict="undecided", needed_s=((0.05, 190.0),)))
+    assert said.advice is not None
+    assert "--budget (±5 % needs about 3 min 10 s of load on a server like this one), or accept" in said.advice
 
 
 def test_unmet_by_errors_advises_to_look_at_the_errors() -> None:

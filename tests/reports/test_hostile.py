@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from analysis import Reason, Run
+from analysis import Estimate, Reason, Run
 from reports import html, junit, markdown
 from tests.factories import make_answer, make_records, make_run
 
@@ -36,6 +36,7 @@ HOSTILE = (
 _ALL = " ".join(HOSTILE)
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 STEPS = make_records()[-3:]
+_RATE = Estimate(value=500.0, low=490.0, high=510.0)
 
 
 def hostile_run(text: str) -> Run:
@@ -53,7 +54,14 @@ def hostile_run(text: str) -> Run:
     ]
     return make_run(
         steps=tuple(steps),
-        answer=make_answer(verdict="target_failed", limited_by=text, stop_reason=text),
+        answer=make_answer(
+            verdict="target_failed",
+            limited_by=text,
+            stop_reason=text,
+            method_reason=text,
+            notes=(f"{text} again",),
+            per_sla={text: _RATE, f"{text} again": _RATE},
+        ),
         exit_code=5,
         scenario={"target": text, text: {"nested": [text, None]}},
         environment={"command": text, text: text, "packages": {text: text}},

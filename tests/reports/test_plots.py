@@ -14,7 +14,7 @@ from reports.curve import curve, curve_figure
 from reports.plot import COLOURS
 from reports.spectrum import spectrum, spectrum_figure, spectrum_lines
 from reports.throughput import completions, throughput_figure
-from tests.factories import P99, make_answer, make_load, make_records, make_run
+from tests.factories import CLIFF, P99, make_answer, make_load, make_records, make_run
 
 RUN = make_run()
 SOUND = [0, 1, 2, 3, 5, 7, 8, 9, 10, 11, 12]
@@ -91,6 +91,17 @@ def test_second_panel_frames_the_operating_point() -> None:
     low, high = near.get_xlim()
     assert 480 < low < 545.2
     assert 571.2 < high < 610
+
+
+def test_a_cliff_is_drawn_as_its_bracket() -> None:
+    """Where the latency jumps there is an interval and no point in it, and the legend says so."""
+    run = make_run(steps=RUN.steps, answer=make_answer(**CLIFF))
+    drawn = {artist.get_gid() for artist in _figure(curve_figure(run))[1].get_children()}
+    assert {"interval", "safe"} <= drawn
+    assert "point" not in drawn
+    plotted = curve(run)
+    assert plotted is not None
+    assert ("interval", "cliff 535 to 565") in plotted.legend
 
 
 def test_curve_has_one_panel_without_a_point() -> None:

@@ -96,6 +96,15 @@ def test_reads_every_table(tmp_path: Path) -> None:
     assert scenario.search.budget_s == 180
 
 
+@pytest.mark.parametrize("precision", ["0.02", "'2%'", "'0.02'", "'2 %'"])
+@pytest.mark.parametrize("budget", ["180s", "3m", "2m60s"])
+def test_budget_and_precision_are_spelled_as_on_the_command_line(tmp_path: Path, precision: str, budget: str) -> None:
+    """A share is a number or a percentage, a time has its unit."""
+    scenario = _load(tmp_path, f"plan_rps = 5000\n[search]\nprecision = {precision}\nbudget = '{budget}'")
+    assert scenario.search.precision == pytest.approx(0.02)
+    assert (scenario.search.budget_s, scenario.plan_rps) == (180, 5000)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -111,6 +120,9 @@ def test_reads_every_table(tmp_path: Path) -> None:
         ("[search]\nbudget = '0s'", "checkout.toml: search.budget: 0.0 must be a number > 0.0"),
         ("[search]\nbudget_s = 3.0", "checkout.toml: search.budget_s: unknown key; did you mean 'budget'?"),
         ("[search]\nprecision = 5", "checkout.toml: search.precision: 5 must be a number < 1.0"),
+        ("[search]\nprecision = '5'", "checkout.toml: search.precision: '5' is not a share: write a number below 1"),
+        ("[search]\nprecision = '0%'", "checkout.toml: search.precision: 0.0 must be a number > 0.0"),
+        ("plan_rps = 0", "checkout.toml: plan_rps: 0 must be a number > 0.0"),
         ("[sla]\nobjectives = ['p99<0ms']", "checkout.toml: sla.objectives: '0ms' is not a latency limit"),
         ("[sla]\nobjectives = ['p99<200']", "checkout.toml: sla.objectives: '200' is not a latency"),
         ("[sla]\nobjectives = ['p99<1s']\nerror_budget = 2.0", "checkout.toml: sla.error_budget: SLA error_budget 2.0"),

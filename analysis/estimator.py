@@ -1,0 +1,178 @@
+"""The primary estimator: keeps the steps' times, fits the twin to them, and says what it answers or why it does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, hypot, log
+
+import numpy as np
+
+from analysis.boundary import Crossing
+from analysis.capacity import Capacity
+from analysis.forecast import Check, Forecast, forecast, replay
+from analysis.operating_point import ServerModel
+from analysis.reconstruct import Trace
+from analysis.sla import SLA
+from analysis.step import Outcome, StepResult
+from analysis.twin import Twin, fit
+
+_TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
+_MOST_REQUESTS = 400_000
+_MISFIT = 0.02
+_MISFIT_OF_SD = 1.5
+_ABOVE_CAPACITY = 0.03
+_CONTRADICTS = 9.0  # squared standard deviations between twin and counting
+_ENOUGH_CLUSTERS = 6.0
+_SETTLED_SERVICES = 3000  # times the coefficient of variation
+_STRIKES = 2
+_LATER = 1.3  # times the evidence of the last fit before it is fitted again
+
+
+@dataclass(slots=True)
+class TwinEstimator:
+    """Hold what the twin makes of the steps so far.
+
+    Attributes:
+        slas: At least one.
+        refused: Why the twin is not believed, half a sentence; None where it is.
+        twin: The last that was believed.
+        forecasts: By the SLA's text.
+        check: How well it replays what was seen.
+        crossings: Where each SLA is crossed, by its text; empty while the twin is refused.
+    """
+
+    slas: Sequence[SLA]
+    refused: str | None = "nothing was measured yet"
+    twin: Twin | None = None
+    forecasts: dict[str, Forecast] = field(default_factory=dict)
+    check: Check | None = None
+    crossings: dict[str, Crossing] = field(default_factory=dict)
+    _traces: list[Trace] = field(default_factory=list)
+    _strikes: int = 0
+    _fitted: float = 0.0  # seconds of steps at the last fit
+
+    @property
+    def seconds(self) -> float:
+        """Return the time over which requests fell due in the steps that are kept."""
+        return sum(float(trace.arrival_s[-1]) for trace in self._traces)
+
+    @property
+    def believed(self) -> bool:
+        """Say that the twin answers."""
+        return bool(self.crossings)
+
+    @property
+    def settled(self) -> bool:
+        """Say that the interval's own width may end the search: enough services were seen to know how they scatter."""
+        twin = self.twin
+        return self.believed and twin is not None and twin.services >= _SETTLED_SERVICES * min(max(twin.cv, 0.1), 1.0)
+
+    @property
+    def final(self) -> bool:
+        """Say that the twin will not be tried again."""
+        return self._strikes >= _STRIKES
+
+    def add(self, result: StepResult, *, overload: bool) -> None:
+        """Keep the times of a sound step; failures in it are no service, and end the twin where they are not overload."""
+        failed = int((result.outcome != Outcome.OK).sum())
+        if result.offered < 3:
+            return
+        if failed:
+            if not overload and failed > 0.001 * result.offered:
+                self.give_up("requests failed")
+            return
+        self._traces.append(Trace.of(result, overload=overload))
+        while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
+            largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
+            self._traces[largest] = self._traces[largest].head(self._traces[largest].arrival_s.size // 2)
+
+    def give_up(self, why: str) -> None:
+        """Refuse for good."""
+        self.refused, self._strikes, self.crossings = why, _STRIKES, {}
+
+    def update(self, capacity: Capacity, counted: dict[str, Crossing], seed: int, *, again: bool = False) -> None:
+        """Fit anew where there is more to fit than the last time; refuse for good after refusing twice.
+
+        Args:
+            capacity: As measured in overload.
+            counted: The crossings that counting violations gives, by the SLA's text: the referee.
+            seed: Of the simulations.
+            again: Fit even where there is little more.
+        """
+        if self.final or not any(not trace.overload for trace in self._traces):
+            return
+        seconds = self.seconds
+        if seconds < _LATER * self._fitted and not again:
+            return
+        self._fitted = seconds
+        why = self._try(capacity, counted, seed)
+        lasting = why is not None and self.twin is not None and not why.endswith("yet")
+        self._strikes = self._strikes + 1 if lasting or (why and not why.endswith("yet") and seconds > 20) else 0
+        self.refused = why
+        check = self.check
+        self.crossings = {} if why or not check else {n: self._crossing(f, check) for n, f in self.forecasts.items()}
+
+    def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> str | None:
+        fitted = fit(self._traces)
+        if isinstance(fitted, str):
+            return fitted
+        same = fitted.since_s is None  # what was measured before a change says nothing of the server after it
+        if same and abs(log(fitted.capacity_rps / capacity.rate_rps)) > max(2 * _ABOVE_CAPACITY, 4 * capacity.error):
+            return "the fitted server completes more or less in overload than was measured"
+        if not fitted.enough:
+            return "too few services were seen yet"
+        forecasts = {}
+        for sla in self.slas:
+            before = self.forecasts.get(str(sla))
+            found = forecast(fitted, sla, seed, before.rate_rps if before else None)
+            if found is None:
+                return "the fitted server meets the SLA at no rate"
+            forecasts[str(sla)] = found
+        tightest = min(forecasts.values(), key=lambda f: f.rate_rps)
+        check = replay(fitted, self._traces, seed)
+        if check is None:
+            return "too few requests were seen yet to check it"
+        if check.misfit > max(_MISFIT, _MISFIT_OF_SD * tightest.sd):
+            return f"replaying the same arrivals it is wrong by {100 * check.misfit:.1f} %"
+        for name, found in forecasts.items():
+            if contradicts(found, check, counted.get(name)):
+                return "counting violations contradicts it"
+        self.twin, self.forecasts, self.check = fitted, forecasts, check
+        return None
+
+    def _crossing(self, found: Forecast, check: Check) -> Crossing:
+        sd = hypot(found.sd, check.misfit)
+        rate = found.rate_rps
+        return Crossing(
+            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * sd), high_rps=rate * exp(_TWO_SIDED * sd),
+            safe_rps=rate * exp(-_ONE_SIDED * sd), clusters=0.0, n=sum(t.arrival_s.size for t in self._traces),
+        )  # fmt: skip
+
+    def needed_s(self, name: str, precision: float) -> float | None:
+        """Return the seconds of steps that a relative half-width needs; None where none would do."""
+        found = self.forecasts.get(name)
+        if found is None or self.check is None:
+            return None
+        fixed = hypot(found.sd, self.check.misfit) ** 2 - found.lately**2
+        left = (precision / _TWO_SIDED) ** 2 - fixed
+        return self._fitted * found.lately**2 / left if left > 0 else None
+
+    def model(self) -> ServerModel | None:
+        """Return the fitted server in plain numbers, or None while it is refused."""
+        twin, check = self.twin, self.check
+        if self.refused is not None or twin is None or check is None:
+            return None
+        return ServerModel(
+            instances=twin.rule.instances, max_batch=twin.rule.max_batch, wait_s=twin.rule.wait_s, base_s=twin.base_s,
+            per_item_s=twin.per_item_s, cv=twin.cv, delay_s=twin.delay_s, services=twin.services,
+            rate_rps=check.rate_rps, quantiles=check.quantiles, explained=check.explained,
+        )  # fmt: skip
+
+
+def contradicts(found: Forecast, check: Check, counted: Crossing | None) -> bool:
+    """Say that counting, where it has seen enough, puts the rate so far away that chance does not explain it."""
+    if counted is None or counted.clusters < _ENOUGH_CLUSTERS:
+        return False
+    apart = log(counted.rate_rps / found.rate_rps)
+    side = counted.high_rps / counted.rate_rps if apart < 0 else counted.rate_rps / counted.low_rps
+    doubt = hypot(found.sd, check.misfit, log(max(side, 1.0001)) / 1.96)
+    return bool(np.square(apart) > _CONTRADICTS * doubt**2)

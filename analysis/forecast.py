@@ -1,0 +1,314 @@
+"""What the twin predicts: the rate at which an SLA's share of violations is reached, its interval, and a check of itself.
+
+Everything is simulated with `analysis.queueing` on Poisson arrivals that are never smoothed: fixed counts per second would
+remove the bursts that make the tail. Legend: p share of requests slower than the limit, alpha the share allowed, s =
+d ln p / d ln rate, M the twin's capacity.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import numpy as np
+from scipy import stats
+
+from analysis.queueing import Floats, Law, poisson_lanes, simulate
+from analysis.reconstruct import Trace
+from analysis.sla import SLA
+from analysis.twin import Twin, relaw
+
+_GROUPS = 16  # resamples of the service law
+_BLOCK = 25  # services that are resampled together
+_COARSE, _FINE = 150_000, 1_200_000  # requests a simulation, warm-up left out
+_LONGEST_LANE = 120_000
+_LONGEST_LANE_SINGLE = 25_000
+_REPLAYS = 12
+_CHANCE = 2.0  # variances of chance below which a difference is none
+_CHECKED = (0.9, 0.97, 0.99)
+_SHOWN = (0.5, 0.95, 0.99)
+_LEAST_REPLAYED = 200
+_FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
+_RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Say at which rate the twin reaches an SLA's share of violations.
+
+    Attributes:
+        rate_rps: The rate.
+        sd: Standard deviation of its logarithm, all doubts together.
+        slope: s there.
+        quantiles: (quantile, response time in seconds, standard deviation of its logarithm) there: p50, p95, p99.
+        lately: sd without the floor and the misfit: what more services would narrow.
+        rare: Delays that make up part of p and were seen so few times; 0 without.
+    """
+
+    rate_rps: float
+    sd: float
+    slope: float
+    lately: float
+    rare: int
+    quantiles: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Compare the twin with what was seen, on the same arrivals.
+
+    Attributes:
+        misfit: Relative error of the rate that the difference of the tails amounts to, chance taken off.
+        quantiles: (quantile, predicted, observed), seconds, over the steps that were replayed.
+        rate_rps: Mean arrival rate of those steps.
+        explained: Share of the variance of the logarithm of the observed quantiles that the prediction explains.
+    """
+
+    misfit: float
+    quantiles: tuple[tuple[float, float, float], ...]
+    rate_rps: float
+    explained: float
+
+
+def response_s(twin: Twin, laws: list[Law], rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
+    """Simulate response times at a rate: float (lanes, requests), `shape` being lanes, requests and warm-up."""
+    lanes, size, warm = shape
+    rng = np.random.default_rng([seed, 1])
+    arrivals = poisson_lanes(lanes, size, rng) / rate_rps
+    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 2]))
+    response = (done - arrivals)[:, warm:] + twin.delay_s
+    if twin.rule.max_batch > 1 and twin.spread_s.size:
+        pool = np.random.default_rng([seed, 3])
+        response += twin.spread_s[pool.integers(0, twin.spread_s.size, response.shape)]
+    return response
+
+
+def _shape(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[int, int, int]:
+    """Return lanes, requests of each and warm-up, such that a lane is long against the queue's memory."""
+    gap = max(1 - rate_rps / twin.capacity_rps, 0.002)
+    # relaxation of waits up to the limit, in requests (see `analysis.evidence.relaxation_s`)
+    memory = 0.9 * rate_rps * limit_s / gap
+    longest = _LONGEST_LANE if twin.rule.max_batch > 1 else _LONGEST_LANE_SINGLE
+    warm = int(min(max(3 * memory, 200), longest / 4))
+    size = min(max(4 * warm, 2000), longest) + warm
+    lanes = max(_GROUPS, -(-requests // (size - warm) // _GROUPS) * _GROUPS)
+    return lanes, size, warm
+
+
+def _share(response: Floats, limit_s: float) -> tuple[float, float]:
+    """Return the share of responses above a limit and its standard error, from the lanes' own shares."""
+    shares = (response > limit_s).mean(axis=1)
+    return float(shares.mean()), float(shares.std(ddof=1)) / shares.size**0.5
+
+
+def _coarse_share(twin: Twin, rate_rps: float, limit_s: float) -> float:
+    shape = _shape(twin, rate_rps, limit_s, _COARSE)
+    return _share(response_s(twin, [twin.law], rate_rps, shape, seed=11), limit_s)[0]
+
+
+def crossing(twin: Twin, sla: SLA, near_rps: float | None = None) -> float | None:
+    """Return the highest rate at which the twin holds an SLA; None where it holds it at none.
+
+    From just below the capacity downwards, for where batches wait to fill a low rate may violate the SLA too.
+
+    Args:
+        twin: The fitted server.
+        sla: Gives the limit and alpha.
+        near_rps: The answer from fewer data, where known.
+    """
+    top, alpha, limit = twin.capacity_rps, sla.violation_share, sla.limit_s
+
+    def excess(y: float) -> float:
+        share = _coarse_share(twin, top / (1 + exp(-y)), limit)
+        return log(max(share, 1e-6) / alpha)
+
+    start = _load(near_rps, top) + 0.2 if near_rps and near_rps < 0.998 * top else 3.0
+    y, high = start, excess(start)
+    while high <= 0:
+        if y > 6.2:
+            return top / (1 + exp(-y))
+        y += 0.8
+        high = excess(y)
+    low_y, low = y, high
+    step = 0.4
+    while low > 0:
+        y, high = low_y, low
+        low_y -= step
+        step = min(1.7 * step, 1.0)
+        if low_y < -4.0:
+            return None
+        low = excess(low_y)
+    for _ in range(5):  # false position, its ends drawn in
+        if abs(high - low) < 0.05 or y - low_y < 0.02:
+            break
+        share = min(max(-low / (high - low), 0.15), 0.85)
+        middle = low_y + share * (y - low_y)
+        value = excess(middle)
+        if value > 0:
+            y, high = middle, value
+        else:
+            low_y, low = middle, value
+    best = low_y + (y - low_y) * min(max(-low / max(high - low, 1e-9), 0.0), 1.0)
+    return top / (1 + exp(-best))
+
+
+def _load(rate_rps: float, top_rps: float) -> float:
+    return log(rate_rps / (top_rps - rate_rps))
+
+
+def forecast(twin: Twin, sla: SLA, seed: int, near_rps: float | None = None) -> Forecast | None:
+    """Solve for the rate and for its doubt, by resampling the services in blocks (Kuensch 1989).
+
+    Each resample simulates the rate scaled to its own capacity, so that what is left to differ is the shape.
+    """
+    rate = crossing(twin, sla, near_rps)
+    if rate is None:
+        return None
+    alpha, limit = sla.violation_share, sla.limit_s
+    shape = _shape(twin, rate, limit, _FINE)
+    steepness = min(max(4.4 * rate / max(twin.capacity_rps - rate, 0.002 * rate), 3.0), 900.0)
+    for round_ in range(2):
+        step = 0.25 / steepness
+        low, high = (
+            response_s(twin, [twin.law], rate * exp(sign * step), shape, seed + round_) for sign in (-1, 1)
+        )
+        shares = [max(_share(response, limit)[0], 1e-6) for response in (low, high)]
+        slope = min(max(log(shares[1] / shares[0]) / (2 * step), 0.4 * steepness), 2.5 * steepness)
+        rate *= exp(-log(sqrt(shares[0] * shares[1]) / alpha) / slope)
+        if abs(log(sqrt(shares[0] * shares[1]) / alpha)) < 0.3:
+            break
+        steepness = slope
+    _, error = _share(high, limit)
+    of_simulation = error / shares[1] / slope / sqrt(2)
+    resampled, quantiles = _spread(twin, rate, slope, limit, alpha, shape, seed)
+    rare, doubt = _rare(twin, rate, slope, limit, shape, seed)
+    lately = sqrt(resampled**2 + doubt**2)
+    return Forecast(
+        rate_rps=rate, slope=slope, rare=rare, lately=lately, quantiles=quantiles,
+        sd=sqrt(lately**2 + of_simulation**2 + twin.trend**2 + _FLOOR**2),
+    )  # fmt: skip
+
+
+def _spread(
+    twin: Twin, rate_rps: float, slope: float, limit_s: float, alpha: float, shape: tuple[int, int, int], seed: int
+) -> tuple[float, tuple[tuple[float, float, float], ...]]:
+    """Return the standard deviation of ln rate over resampled service laws, the simulation's own share taken off.
+
+    And p50, p95 and p99 there with the standard deviation of their logarithms.
+    """
+    rng = np.random.default_rng([seed, 4])
+    laws = [relaw(twin, _resample(twin.services, rng)) for _ in range(_GROUPS)]
+    tops = np.array([_capacity(twin, law) for law in laws])
+    scale = tops / twin.capacity_rps
+    lanes, size, warm = shape
+    arrivals = poisson_lanes(lanes, size, np.random.default_rng([seed, 5]))
+    group = np.arange(lanes) * _GROUPS // lanes
+    arrivals /= (rate_rps * scale[group])[:, None]
+    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]))
+    response = (done - arrivals)[:, warm:] + twin.delay_s
+    if twin.rule.max_batch > 1 and twin.spread_s.size:
+        pool = np.random.default_rng([seed, 7])
+        response += twin.spread_s[pool.integers(0, twin.spread_s.size, response.shape)]
+    shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
+    own = shares.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
+    mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
+    logs = np.log(scale) - np.log(mean / alpha) / slope
+    chance = float(own) / max(float(mean.mean()), 0.02 * alpha) ** 2 / slope**2
+    variance = float(logs.var(ddof=1))
+    seen = np.log(np.quantile(response.reshape(_GROUPS, -1), _SHOWN, axis=1))
+    quantiles = zip(_SHOWN, np.exp(seen.mean(axis=1)).tolist(), seen.std(axis=1, ddof=1).tolist(), strict=True)
+    return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), tuple(quantiles)
+
+
+def _resample(count: int, rng: np.random.Generator) -> "np.typing.NDArray[np.int64]":
+    """Return indices of as many services, drawn in blocks."""
+    block = max(1, min(_BLOCK, count // 8))
+    starts = rng.integers(0, count - block + 1, -(-count // block))
+    index: np.typing.NDArray[np.int64] = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
+    return index
+
+
+def _capacity(twin: Twin, law: Law) -> float:
+    rule = twin.rule
+    mean = float(law.ratios.mean()) * float(law.batch_s[rule.max_batch]) + float(law.delays_s.mean())
+    return rule.instances * rule.max_batch / mean
+
+
+def _rare(
+    twin: Twin, rate_rps: float, slope: float, limit_s: float, shape: tuple[int, int, int], seed: int
+) -> tuple[int, float]:
+    """Return how many rare long delays were seen, and the doubt of ln rate that their small number means.
+
+    Of k events, Poisson, the rate is known to 1 / sqrt k, and by that much the share of p that they make up.
+    """
+    law = twin.law
+    usual = np.median(law.ratios)
+    robust = 1.4826 * float(np.median(np.abs(law.ratios - usual))) + 1e-6
+    typical = float(law.batch_s[1:].mean())
+    late = (law.ratios - usual) * typical + law.delays_s
+    is_rare = (late > _RARE_SHARE * limit_s) & (((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0))
+    count = int(is_rare.sum())
+    if count == 0 or count > 200:
+        return 0, 0.0
+    without = Law(
+        batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s)
+    )
+    both = [
+        _share(response_s(twin, [one], rate_rps, shape, seed), limit_s)[0] for one in (law, without)
+    ]
+    share = max(0.0, 1 - both[1] / max(both[0], 1e-9))
+    return count, share * (1 + 1 / sqrt(count)) / sqrt(count) / slope
+
+
+def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
+    """Simulate the twin on the arrivals of the steps nearest the answer and compare the tails.
+
+    A quantile's difference counts by d ln quantile / d ln rate, from replays of the same arrivals a little faster.
+    Differences are pooled over steps; what chance explains, from the scatter of the replays, is taken off.
+    """
+    calm = [trace for trace in traces if not trace.overload and trace.arrival_s.size >= _LEAST_REPLAYED]
+    top = max((trace.rate_rps for trace in calm), default=0.0)
+    near = sorted((t for t in calm if t.rate_rps > 0.85 * top), key=lambda t: t.start_s)[-8:]
+    if not near:
+        return None
+    faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004
+    rows = []
+    for index, trace in enumerate(near):
+        seen = trace.done_s - trace.arrival_s
+        skip = min(int(0.05 * seen.size), 200)
+        modelled = [
+            _replay(twin, np.tile(trace.arrival_s / (1 + more), (_REPLAYS, 1)), np.random.default_rng([seed, 8, index]))
+            for more in (0.0, faster)  # the same services in both
+        ]
+        quantiles = np.log(np.quantile(np.stack(modelled)[:, :, skip:], _CHECKED, axis=2))
+        rows.append((quantiles, np.log(np.quantile(seen[skip:], _CHECKED))))
+    return _compare(near, rows, faster)
+
+
+def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+    response: Floats = simulate(twin.rule, [twin.law], arrivals_s, rng) - arrivals_s + twin.delay_s
+    if twin.rule.max_batch > 1 and twin.spread_s.size:
+        response += twin.spread_s[rng.integers(0, twin.spread_s.size, response.shape)]
+    return response
+
+
+def _compare(
+    near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float
+) -> Check:
+    """Pool the steps; `rows` holds of each the replays' quantiles (checked, 2, replays) and the seen ones."""
+    simulated = np.array([modelled for modelled, _ in rows])  # (steps, quantiles, pace, replays)
+    seen = np.array([real for _, real in rows])
+    mean = simulated.mean(axis=3)
+    slope = np.maximum((mean[:, :, 1] - mean[:, :, 0]) / log(1 + faster), 0.3)
+    variance = simulated[:, :, 0].var(axis=2, ddof=1)
+    variance = 0.5 * (variance + variance.mean(axis=0)) * (1 + 1 / _REPLAYS) + 1e-6  # of few replays: drawn together
+    apart = (seen - mean[:, :, 0]) / slope
+    weight = slope**2 / variance
+    pooled = (weight * apart).sum(axis=0) / weight.sum(axis=0)
+    excess = np.maximum(0.0, pooled**2 - _CHANCE / weight.sum(axis=0))
+    spread = float(((seen - seen.mean()) ** 2).sum())
+    explained = 1 - float(((seen - mean[:, :, 0]) ** 2).sum()) / spread if spread > 0 else 0.0
+    table = zip(_CHECKED, np.exp(mean[:, :, 0].mean(axis=0)).tolist(), np.exp(seen.mean(axis=0)).tolist(), strict=True)
+    return Check(
+        misfit=sqrt(float(excess.mean())), quantiles=tuple(table), explained=max(0.0, explained),
+        rate_rps=float(np.mean([trace.rate_rps for trace in near])),
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""A FIFO queue before instances that serve batches, simulated in many independent lanes at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_RESTART = 0.02  # of a run of consecutive services, each time one is drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Say when a batch starts and what it takes.
+
+    It goes to the first free instance once it is full or its oldest request has waited `wait_s`, and takes every request
+    that has arrived by then (dynamic batching as in Triton). Batches of one without waiting make it G/G/c.
+
+    Attributes:
+        instances: Batches served at the same time.
+        max_batch: Largest batch.
+        wait_s: Longest wait of the oldest request for its batch to fill, seconds.
+    """
+
+    instances: int = 1
+    max_batch: int = 1
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Law:
+    """Be the service times: t(b) times a ratio, and before it a delay of the dispatch, drawn in pairs.
+
+    Attributes:
+        batch_s: float (max_batch + 1,), mean service time of a batch by its size; entry 0 is unused.
+        ratios: float (k,), service time over its mean, in the order in which they were seen.
+        delays_s: float (k,), how much later than the rule says the batch started.
+    """
+
+    batch_s: Floats
+    ratios: Floats
+    delays_s: Floats
+
+
+def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+    """Return when each request's service ends, seconds, as `arrivals_s`.
+
+    Services are drawn as runs of consecutive ones (stationary bootstrap: Politis and Romano 1994), so what follows one
+    another on the server does so here. The same generator state gives the same services to the same lane.
+
+    Args:
+        rule: Of dispatch.
+        laws: One or several; lane i draws from laws[i * len(laws) // lanes].
+        arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
+        rng: For the services.
+    """
+    lanes, size = arrivals_s.shape
+    batch = rule.max_batch
+    group = np.arange(lanes) * len(laws) // lanes
+    table = np.stack([law.batch_s for law in laws])
+    starts = np.cumsum([0] + [law.ratios.size for law in laws])
+    low, count = starts[group], np.diff(starts)[group]
+    ratios, delays = (np.concatenate([getattr(law, name) for law in laws]) for name in ("ratios", "delays_s"))
+    delayed = bool(delays.any())
+    padded = np.concatenate([arrivals_s, np.full((lanes, batch), np.inf)], axis=1)
+    width = size + batch
+    flat = padded.reshape(-1)
+    base = np.arange(lanes) * width
+    # one ascending array for all lanes, so that one search finds how many have arrived in each
+    horizon = float(np.max(arrivals_s[np.isfinite(arrivals_s)], initial=0.0))
+    span = 4 * horizon + 1e3
+    shift = np.arange(lanes) * span
+    keys = np.minimum(padded, 0.5 * span) + shift[:, None]
+    keys = keys.reshape(-1)
+    free = np.full((lanes, rule.instances), -np.inf)
+    rows = np.arange(lanes)
+    at = base.copy()
+    end = base + np.isfinite(arrivals_s).sum(axis=1)
+    pick = low + (rng.random(lanes) * count).astype(np.int64)
+    firsts, sizes, dones = [], [], []
+    while True:
+        live = at < end
+        if not live.any():
+            break
+        worker = free.argmin(axis=1) if rule.instances > 1 else np.zeros(lanes, dtype=np.int64)
+        ready = free[rows, worker]
+        if batch > 1:
+            start = np.maximum(ready, np.minimum(flat[at] + rule.wait_s, flat[at + batch - 1]))
+            if delayed:
+                start = start + delays[pick]
+            taken = np.searchsorted(keys, np.minimum(start, 0.4 * span) + shift, side="right") - at
+            taken = np.minimum(np.clip(taken, 1, batch), np.maximum(end - at, 1))
+        else:
+            start = np.maximum(ready, flat[at] + rule.wait_s)
+            if delayed:
+                start = start + delays[pick]
+            taken = live.astype(np.int64)
+        done = start + table[group, taken] * ratios[pick]
+        free[rows, worker] = np.where(live, done, np.inf)
+        taken = np.where(live, taken, 0)
+        sizes.append(taken)
+        dones.append(done)
+        at = at + taken
+        fresh = rng.random(lanes)
+        pick = np.where(fresh < _RESTART, low + (fresh / _RESTART * count).astype(np.int64), pick + 1)
+        pick = np.where(pick >= low + count, low, pick)
+    out = np.full((lanes, size), np.inf)
+    repeated = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
+    out[np.isfinite(arrivals_s)] = repeated
+    return out
+
+
+def poisson_lanes(lanes: int, size: int, rng: np.random.Generator) -> Floats:
+    """Draw Poisson arrivals at rate 1, float (lanes, size); divide by a rate."""
+    return np.cumsum(rng.exponential(size=(lanes, size)), axis=1)

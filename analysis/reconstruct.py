@@ -1,0 +1,214 @@
+"""What the server did, read off arrivals and completions: its batches, instances, waiting limit and service times.
+
+Requests are taken in the order in which they arrived; requests of one batch complete together. Legend: a arrival,
+d completion, W the longest wait for a batch to fill, B the largest batch, c instances, t(b) the service time of a batch
+of b, J the part of every latency that is neither queue nor service (network, pre- and post-processing).
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from heapq import heappushpop
+from math import sqrt
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.queueing import Floats, Ints, Rule
+from analysis.step import StepResult
+
+_EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
+_LEAST_RUNS = 6
+_AS_MANY = 0.03
+_REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """Hold when the requests of one step arrived at and left the server, in order of arrival, from empty to empty.
+
+    Attributes:
+        arrival_s: float (n,), ascending, seconds.
+        done_s: float (n,).
+        rate_rps: Asked arrival rate.
+        overload: The step overloaded the server.
+        start_s: Of the step, on the run's clock.
+    """
+
+    arrival_s: Floats
+    done_s: Floats
+    rate_rps: float
+    overload: bool
+    start_s: float = 0.0
+
+    @classmethod
+    def of(cls, result: StepResult, *, overload: bool) -> Self:
+        """Take the times of a step all of whose requests succeeded; from the actual send, where it was recorded."""
+        sent = result.due_ns if result.sent_ns is None else np.maximum(result.sent_ns, result.due_ns)
+        order = np.argsort(sent, kind="stable")
+        return cls(
+            arrival_s=(sent[order] - result.start_ns) / 1e9, done_s=(result.done_ns[order] - result.start_ns) / 1e9,
+            rate_rps=float(result.step.rate_rps or 0.0), overload=overload, start_s=result.start_ns / 1e9,
+        )  # fmt: skip
+
+    def head(self, requests: int) -> Self:
+        """Return the trace of its first requests."""
+        return replace(self, arrival_s=self.arrival_s[:requests], done_s=self.done_s[:requests])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Services:
+    """Hold the batches of a trace, one entry each, in the order in which they began.
+
+    Attributes:
+        first: int (k,), index of its first request.
+        size: int (k,), its requests.
+        start_s: When its service began: when the rule says, or later by `delay_s`; seconds.
+        delay_s: How much later than the rule says it began, seen by what arrived after and still went with it.
+        service_s: Completion of its first reply less the start.
+        free_s: When the instance that took it became free; -inf at the start.
+        idle: bool (k,), an instance was free before its first request arrived.
+        waited: bool (k,), it began when an instance became free.
+        spread_s: float (requests,), each reply's delay after the first of its batch.
+        odd: Batches whose members are not those that the rule says.
+    """
+
+    first: Ints
+    size: Ints
+    start_s: Floats
+    delay_s: Floats
+    service_s: Floats
+    free_s: Floats
+    idle: NDArray[np.bool_]
+    waited: NDArray[np.bool_]
+    spread_s: Floats
+    odd: int
+
+
+def batch_gap(traces: Sequence[Trace]) -> tuple[float, int]:
+    """Return up to which gap completions belong together, seconds, and the largest batch; (0, 1) where unbatched.
+
+    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. The smallest batch
+    that explains most of them is taken, at the middle of the gaps that leave about as many requests in runs of its length
+    as any: smaller ones tear a batch apart, larger ones join batches, which at lower load follow one another faster.
+    """
+    deep = [trace for trace in traces if trace.overload] or list(traces)
+    found: dict[int, list[tuple[float, float]]] = {}
+    for gap in _gap_candidates(deep):
+        sizes = np.concatenate([_runs(trace, gap) for trace in deep])
+        if sizes.size < _LEAST_RUNS:
+            continue
+        length, count = np.unique(sizes, return_counts=True)
+        whole = length > 1
+        if not whole.any():
+            continue
+        held = np.where(whole, length * count, 0)
+        mode = int(length[held.argmax()])
+        share = float(held.max() / sizes.sum())
+        if count[held.argmax()] >= _LEAST_RUNS and share > _REGULAR:
+            found.setdefault(mode, []).append((share, gap))
+    if not found:
+        return 0.0, 1
+    batch = min(found)
+    enough = max(share for share, _ in found[batch]) - _AS_MANY
+    good = [gap for share, gap in found[batch] if share >= enough]
+    return sqrt(good[0] * good[-1]), batch
+
+
+def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
+    gaps = np.abs(np.concatenate([np.diff(trace.done_s) for trace in traces]))
+    if not gaps.size:
+        return []
+    if np.mean(gaps < _EXACT_S) > 0.2:
+        return [_EXACT_S]
+    return [float(g) for g in np.geomspace(2e-5, max(2 * float(np.quantile(gaps, 0.98)), 4e-5), 40)]
+
+
+def _runs(trace: Trace, gap: float) -> Ints:
+    """Return the lengths of the runs of completions closer than a gap, while more requests waited than one run holds."""
+    cuts = np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap) + 1
+    if cuts.size < 3:
+        return np.zeros(0, dtype=np.int64)
+    firsts, lasts = cuts[:-1], cuts[1:]
+    sizes = lasts - firsts
+    arrived = np.searchsorted(trace.arrival_s, trace.done_s[firsts - 1], side="right")
+    deep = arrived - lasts > 2 * sizes
+    return sizes[deep] if trace.overload else sizes[arrived - lasts > sizes]
+
+
+def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_rule: bool = True) -> Services:
+    """Follow the rule through a trace, each instance becoming free when its last batch was seen to complete.
+
+    Args:
+        trace: Of one step.
+        rule: Supposed rule of dispatch.
+        gap_s: Completions further apart are of different batches; 0 with batches of one.
+        delay_s: J, seconds.
+        by_rule: Where two batches may seem one (several instances, replies that spread), what arrived after a batch began
+            is of the next one; needs the right `wait_s`.
+    """
+    if rule.max_batch == 1:
+        return _single(trace, rule, delay_s)
+    arrival = trace.arrival_s
+    done = trace.done_s - delay_s
+    a, n, batch, wait = arrival.tolist(), arrival.size, rule.max_batch, rule.wait_s
+    cuts = [*(np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap_s) + 1).tolist(), n]
+    by_rule &= rule.instances > 1 and gap_s > _EXACT_S
+    tolerance = 0.5 * gap_s if gap_s > _EXACT_S else 1e-9
+    free = [-np.inf] * rule.instances
+    rows: list[tuple[int, int, float, float, float, float, float]] = []
+    odd = i = k = 0
+    d = done.tolist()
+    while i < n:
+        while cuts[k] <= i:
+            k += 1
+        ready = free[0]
+        close = max(ready, min(a[i] + wait, a[i + batch - 1] if i + batch <= n else np.inf))
+        end = min(cuts[k], i + batch)
+        if by_rule and a[end - 1] > close + tolerance:
+            end = max(i + 1, bisect_right(a, close, i, end))
+        late = a[end - 1] - close
+        odd += late > tolerance or (end < n and end - i < batch and a[end] < close - tolerance)
+        late = late if late > tolerance else 0.0
+        finish = min(d[i:end])
+        begin = close + late
+        rows.append((i, end - i, begin, late, finish - begin, ready, finish))
+        heappushpop(free, finish)
+        i = end
+    first, size, start, delay, service, frees, finished = (np.array(column) for column in zip(*rows, strict=True))
+    first = first.astype(np.int64)
+    return Services(
+        first=first, size=size.astype(np.int64), start_s=start, delay_s=delay, service_s=service, free_s=frees,
+        spread_s=done - np.repeat(finished, size.astype(np.int64)), odd=odd,
+        idle=frees <= arrival[first], waited=frees >= start,
+    )  # fmt: skip
+
+
+def _single(trace: Trace, rule: Rule, delay_s: float) -> Services:
+    """Reconstruct batches of one: request i begins when the c-th largest completion before it has passed."""
+    done = trace.done_s - delay_s
+    n = done.size
+    free = [-np.inf] * rule.instances
+    ready = np.array([(free[0], heappushpop(free, d))[0] for d in done.tolist()], dtype=np.float64)
+    begin = np.maximum(ready, trace.arrival_s + rule.wait_s)
+    return Services(
+        first=np.arange(n), size=np.ones(n, dtype=np.int64), start_s=begin, delay_s=np.zeros(n),
+        service_s=done - begin, free_s=ready, spread_s=np.zeros(n), odd=0,
+        idle=ready <= trace.arrival_s, waited=ready > trace.arrival_s + rule.wait_s,
+    )  # fmt: skip
+
+
+def stab(lows: Floats, highs: Floats) -> tuple[float, float, float]:
+    """Return the stretch that lies in most of the intervals [low, high), and the share of them that it lies in."""
+    good = highs > lows
+    lows, highs = lows[good], highs[good]
+    if not lows.size:
+        return 0.0, 0.0, 0.0
+    edges = np.concatenate([lows, highs])
+    steps = np.concatenate([np.ones(lows.size), -np.ones(highs.size)])
+    order = np.lexsort((steps, edges))
+    depth = np.cumsum(steps[order])
+    best = int(depth.argmax())
+    edges = edges[order]
+    return float(edges[best]), float(edges[min(best + 1, edges.size - 1)]), float(depth[best] / lows.size)

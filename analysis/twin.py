@@ -1,0 +1,366 @@
+"""The twin: a model of the server, fitted from arrivals and completions alone, that says when it must not be believed.
+
+Legend: see `analysis.reconstruct`. A fitted server is refused by structure: a service may depend neither on whether its
+request waited nor on the service before it, cannot be negative, and must be seen to queue. How well the twin replays what
+was seen is judged in `analysis.forecast`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.queueing import Floats, Ints, Law, Rule
+from analysis.reconstruct import Services, Trace, batch_gap, reconstruct, stab
+
+_INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
+_SELECT = 15_000  # requests on which the number of instances is chosen
+_NEAR = 0.6  # of the highest rate that did not overload: from there on steps show the service law
+_SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
+_LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
+_DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
+_JITTERED_NEGATIVE = 0.02
+_LEAST_WAITED = 0.3
+_CORRELATED = 0.15
+_BLOCK_S = 2.0
+_CHANGE_Z, _CHANGE = 4.5, 0.004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Twin:
+    """Be the fitted server.
+
+    Attributes:
+        rule: When a batch starts and what it takes.
+        law: Service times, in the order in which they were seen.
+        base_s: Service time of a batch of b is base_s + per_item_s * b on average.
+        per_item_s: See `base_s`.
+        cv: Coefficient of variation of the ratios.
+        delay_s: J.
+        spread_s: float (m,), delays of replies after the first of their batch, a pool to draw from.
+        sizes: int (k,), of the batches that the law rests on.
+        service_s: float (k,), their service times.
+        dates_s: float (k,), when each of the law's services began, on the run's clock.
+        drift: Relative size of a change that was found in the service times and cut off; 0 without.
+        trend: Relative doubt that a change leaves which cannot be cut off, as a standard deviation.
+        since_s: Services before this time, on the run's clock, were left out; None where nothing was.
+    """
+
+    rule: Rule
+    law: Law
+    base_s: float
+    per_item_s: float
+    cv: float
+    delay_s: float
+    spread_s: Floats
+    sizes: Ints
+    service_s: Floats
+    dates_s: Floats
+    drift: float = 0.0
+    trend: float = 0.0
+    since_s: float | None = None
+
+    @property
+    def capacity_rps(self) -> float:
+        """Return the completions per second of a server that always has work."""
+        rule = self.rule
+        mean = float(np.mean(self.law.ratios)) * float(self.law.batch_s[rule.max_batch]) + float(self.law.delays_s.mean())
+        return rule.instances * rule.max_batch / mean
+
+    @property
+    def services(self) -> int:
+        """Return the number of batches that the law rests on."""
+        return self.sizes.size
+
+    @property
+    def enough(self) -> bool:
+        """Say that so many services were seen that their law is known."""
+        return self.services >= 150 + 1800 * min(self.cv, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    """Hold what one supposed number of instances makes of the traces."""
+
+    rule: Rule
+    gap_s: float
+    delay_s: float
+    parts: list[Services]
+    depends: float
+    negative: float
+    odd: float
+    scatter: float
+
+    @property
+    def score(self) -> float:
+        return self.depends + 3 * self.negative + self.odd + 0.3 * self.scatter
+
+
+def fit(traces: Sequence[Trace]) -> Twin | str:
+    """Fit the server to traces in time order; return why it must not be believed instead, as half a sentence.
+
+    Args:
+        traces: Of steps all of whose requests succeeded.
+    """
+    if sum(trace.arrival_s.size for trace in traces) < 60:
+        return "too few requests were seen"
+    gap, batch = batch_gap(traces)
+    few = _sample(traces)
+    rules = [Rule(instances=count, max_batch=batch) for count in _INSTANCES]
+    best = min((_suppose(few, rule, gap) for rule in rules), key=lambda f: f.score)
+    found = _suppose(traces, best.rule, gap)
+    refused = _refusal(found, traces)
+    return refused or _law_over_time(found, traces)
+
+
+def _sample(traces: Sequence[Trace]) -> list[Trace]:
+    """Return the traces that say most about the number of instances, each cut to its beginning."""
+    total = sum(trace.arrival_s.size for trace in traces)
+    if total <= _SELECT:
+        return list(traces)
+    share = max(_SELECT // len(traces), 500)
+    return [trace.head(share) for trace in traces]
+
+
+def _suppose(traces: Sequence[Trace], rule: Rule, gap_s: float) -> _Fit:
+    """Reconstruct the services as if this were the rule, but for its waiting limit, which is found."""
+    batch, delay = rule.max_batch, 0.0
+    if batch == 1:
+        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        delay = _delay_of_singles(parts)
+        if delay:
+            parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+    else:
+        rule, delay, parts = _batches(traces, rule, gap_s)
+    ratios, sizes, waited = _ratios(parts, batch)
+    service = np.concatenate([part.service_s for part in parts])
+    least = 1e-9 if gap_s < 1e-6 else gap_s
+    return _Fit(
+        rule=rule, gap_s=gap_s, delay_s=delay, parts=parts, depends=_dependence(np.minimum(ratios, 4.0), sizes, waited),
+        negative=float(np.mean(service < -least)), odd=sum(part.odd for part in parts) / max(1, sizes.size),
+        scatter=float(np.minimum(ratios, 4.0).std()),
+    )  # fmt: skip
+
+
+def _batches(traces: Sequence[Trace], rule: Rule, gap_s: float) -> tuple[Rule, float, list[Services]]:
+    """Find the waiting limit and J from who made it into which batch, in two rounds: each needs the other."""
+    batch, delay = rule.max_batch, 0.0
+    parts = [reconstruct(trace, rule, gap_s, delay, by_rule=False) for trace in traces]
+    for _ in range(2):
+        low, high = _waiting_limit(traces, parts, batch)
+        rule = replace(rule, wait_s=0.5 * (low + high))
+        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        delay = max(0.0, delay + _delay_of_batches(traces, parts, batch))
+        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+    if high > low:  # within what membership allows, where services that waited and others of their size agree
+        ratios, sizes, waited = _ratios(parts, batch)
+        longer, _ = _difference(ratios, sizes, waited)
+        mean = float(np.mean(np.concatenate([part.service_s for part in parts])))
+        rule = replace(rule, wait_s=min(max(rule.wait_s - longer * mean, low), high))
+        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+    return rule, delay, parts
+
+
+def _waiting_limit(traces: Sequence[Trace], parts: Sequence[Services], batch: int) -> tuple[float, float]:
+    """Return W: an idle server's batch, if not full, holds what came within W of its first request and nothing later."""
+    lows, highs = [], []
+    for trace, part in zip(traces, parts, strict=True):
+        keep = part.idle & (part.size < batch)
+        first = trace.arrival_s[part.first]
+        after = np.append(trace.arrival_s, np.inf)[part.first + part.size]
+        lows.append((trace.arrival_s[part.first + part.size - 1] - first)[keep])
+        highs.append((after - first)[keep])
+    low, high, _ = stab(np.concatenate(lows), np.concatenate(highs))
+    return (low, min(high, 2 * low)) if low else (0.0, 0.0)
+
+
+def _delay_of_batches(traces: Sequence[Trace], parts: Sequence[Services], batch: int) -> float:
+    """Return J: a batch that waited for an instance, if not full, holds what came before the last one completed less J."""
+    lows, highs = [], []
+    for trace, part in zip(traces, parts, strict=True):
+        after = np.append(trace.arrival_s, np.inf)[part.first + part.size]
+        keep = part.waited & (part.size < batch) & np.isfinite(after) & np.isfinite(part.free_s)
+        lows.append((part.free_s - after)[keep])
+        highs.append((part.free_s - trace.arrival_s[part.first + part.size - 1])[keep])
+    low, high, _ = stab(np.concatenate(lows), np.concatenate(highs))
+    return 0.5 * (low + high)
+
+
+def _delay_of_singles(parts: Sequence[Services]) -> float:
+    """Return J: by so much the services of requests that found an idle instance seem longer than those that waited."""
+    service = np.concatenate([part.service_s for part in parts])
+    waited = np.concatenate([part.waited for part in parts])
+    idle, busy = service[~waited], service[waited]
+    if min(idle.size, busy.size) < 30:
+        return 0.0
+    difference = float(idle.mean() - busy.mean())
+    doubt = float(np.hypot(idle.std() / idle.size**0.5, busy.std() / busy.size**0.5))
+    longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
+    return min(difference, longest) if difference > 2.5 * doubt else 0.0
+
+
+def _line(sizes: Floats, service_s: Floats) -> tuple[float, float]:
+    """Fit base + per_item * b by least squares on relative errors."""
+    if np.ptp(sizes) == 0:
+        return float(service_s.mean()), 0.0
+    weight = 1 / np.maximum(service_s, 1e-3 * float(service_s.max()) + 1e-12)
+    base = per_item = 0.0
+    for _ in range(3):
+        design = np.stack([weight, weight * sizes], axis=1)
+        (base, per_item), *_ = np.linalg.lstsq(design, weight * service_s, rcond=None)
+        line = base + per_item * sizes
+        weight = 1 / np.maximum(line, 0.05 * float(np.abs(line).max()) + 1e-12)
+    return float(base), float(per_item)
+
+
+def _batch_s(sizes: Ints, service_s: Floats, batch: int) -> tuple[Floats, float, float]:
+    """Return t(b) for b in 0 … batch: the mean of each size, drawn to the line over all of them; and that line."""
+    base, per_item = _line(sizes.astype(np.float64), np.maximum(service_s, 0.0))
+    every = np.arange(batch + 1)
+    line = np.maximum(base + per_item * every, 1e-3 * float(service_s.mean()) + 1e-9)
+    seen = np.bincount(sizes, minlength=batch + 1)
+    total = np.bincount(sizes, weights=np.maximum(service_s, 0.0), minlength=batch + 1)
+    return (total + _SHRINK * line) / (seen + _SHRINK), base, per_item
+
+
+def _ratios(parts: Sequence[Services], batch: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+    """Return each service over the mean of its size, its size, and whether it waited."""
+    sizes = np.concatenate([part.size for part in parts])
+    service = np.concatenate([part.service_s for part in parts])
+    mean, _, _ = _batch_s(sizes, service, batch)
+    return service / mean[sizes], sizes, np.concatenate([part.waited for part in parts])
+
+
+def _dependence(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> float:
+    """Return by how much services that waited differ from those of the same size that did not, chance taken off."""
+    difference, error = _difference(ratios, sizes, waited)
+    return max(0.0, abs(difference) - 1.5 * error) if error else 0.0
+
+
+def _difference(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return services that waited less those of the same size that did not, in means, and its standard error; or zeros."""
+    total = weight = 0.0
+    for size in np.unique(sizes):
+        late, soon = ratios[(sizes == size) & waited], ratios[(sizes == size) & ~waited]
+        if min(late.size, soon.size) >= 5:
+            variance = float(late.var() / late.size + soon.var() / soon.size) + 1e-8
+            total += float(late.mean() - soon.mean()) / variance
+            weight += 1 / variance
+    return (total / weight, weight**-0.5) if weight else (0.0, 0.0)
+
+
+def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
+    """Return why a first-come, first-served queue is no model of this server, or None."""
+    exact = found.gap_s < 1e-6
+    if found.negative > (_NEGATIVE if exact and not found.delay_s else _JITTERED_NEGATIVE):
+        return "replies come in an order that no first-come, first-served queue gives"
+    if found.depends > _DEPENDS:
+        return "the service time depends on whether a request had to wait"
+    if found.odd > _ODD:
+        return "batches cannot be told apart, or are not filled in order of arrival"
+    waited = [float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20]
+    if max(waited, default=0.0) < _LEAST_WAITED:
+        return "it was never seen to queue"
+    near = _near(found, traces)
+    ratios = np.concatenate([_ratios([part], found.rule.max_batch)[0] for part in near]) if near else np.ones(1)
+    clipped = np.minimum(ratios, 3.0)
+    if clipped.size > 200 and clipped.std() > 0.1:
+        centred = clipped - clipped.mean()
+        correlation = float((centred[1:] * centred[:-1]).mean() / centred.var())
+        if correlation > _CORRELATED + 4 / clipped.size**0.5:
+            return "service times depend on the ones before them"
+    return None
+
+
+def _near(found: _Fit, traces: Sequence[Trace]) -> list[Services]:
+    return [part for part, keep in zip(found.parts, _is_near(traces), strict=True) if keep and part.size.size]
+
+
+def _is_near(traces: Sequence[Trace]) -> list[bool]:
+    """Say of each trace that its load is such that its services are those of a busy server."""
+    calm = max((trace.rate_rps for trace in traces if not trace.overload), default=0.0)
+    return [trace.rate_rps >= _NEAR * calm for trace in traces]
+
+
+def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
+    """Take the law from the steps of a busy server, and of these from the time since which it did not change."""
+    keep = _is_near(traces)
+    parts = [part for part, near in zip(found.parts, keep, strict=True) if near and part.size.size]
+    dates = np.concatenate(
+        [trace.start_s + part.start_s for part, trace, near in zip(found.parts, traces, keep, strict=True)
+         if near and part.size.size]
+    )  # fmt: skip
+    batch = found.rule.max_batch
+    sizes = np.concatenate([part.size for part in parts])
+    service = np.concatenate([part.service_s for part in parts])
+    delays = np.concatenate([part.delay_s for part in parts])
+    mean, _, _ = _batch_s(sizes, service, batch)
+    begin, change, trend = _stationary(dates, np.minimum(service / mean[sizes], 3.0))
+    sizes, service, delays, dates = sizes[begin:], service[begin:], delays[begin:], dates[begin:]
+    mean, base, per_item = _batch_s(sizes, service, batch)
+    ratios = np.maximum(service, 0.0) / mean[sizes]
+    return Twin(
+        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays), base_s=base, per_item_s=per_item,
+        cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service, dates_s=dates,
+        spread_s=np.concatenate([part.spread_s for part in parts])[-50_000:], drift=change, trend=trend,
+        since_s=float(dates[0]) if begin else None,
+    )  # fmt: skip
+
+
+def relaw(twin: Twin, index: Ints) -> Law:
+    """Return the law that a selection of the services gives, t(b) fitted anew."""
+    sizes, service = twin.sizes[index], twin.service_s[index]
+    mean, _, _ = _batch_s(sizes, service, twin.rule.max_batch)
+    return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=twin.law.delays_s[index])
+
+
+def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
+    """Return from which service on the ratios show no change, the size of the last change cut off, and of a trend left.
+
+    Block means over about two seconds are split where their means differ most, by a t statistic; the earlier part goes
+    while that is above 4.5 and 0.4 %. On stationary servers that happens in less than one run in a hundred.
+    """
+    begin, change = 0, 0.0
+    for _ in range(4):
+        edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
+        if means.size < 6:
+            return begin, change, 0.0
+        cut, z, difference = _split(means, weights)
+        if abs(z) < _CHANGE_Z or abs(difference) < _CHANGE:
+            break
+        change = difference
+        begin += int(edges[cut])
+    edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
+    if not change or means.size < 4:
+        return begin, change, abs(change) if means.size < 4 and change else 0.0
+    at = np.arange(means.size) / means.size - 0.5
+    slope = float(np.average(at * means, weights=weights) / np.average(at**2, weights=weights))
+    return begin, change, abs(slope) / 2
+
+
+def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return where blocks begin, their means and their numbers of services; at least 20 services and 2 s each."""
+    gaps = np.diff(dates_s, prepend=dates_s[:1])
+    busy = np.cumsum(np.clip(gaps, 0.0, 0.5))
+    length = max(_BLOCK_S, float(busy[-1]) / 60, 20 * float(busy[-1]) / max(1, dates_s.size))
+    number = (busy / length).astype(np.int64)
+    edges = np.flatnonzero(np.diff(number, prepend=-1))
+    counts = np.diff(np.append(edges, ratios.size))
+    means = np.add.reduceat(ratios, edges) / counts
+    keep = counts >= 10
+    return edges[keep], means[keep], counts[keep].astype(np.float64)
+
+
+def _split(means: Floats, weights: Floats) -> tuple[int, float, float]:
+    """Return the block at which a second part begins that differs most, by how many standard errors, and by how much."""
+    best = (0, 0.0, 0.0)
+    for cut in range(2, means.size - 1):
+        early, late = (np.average(means[part], weights=weights[part]) for part in (slice(cut), slice(cut, None)))
+        residual = np.concatenate([means[:cut] - early, means[cut:] - late])
+        per_weight = float(weights @ residual**2) / (means.size - 2)
+        error = (per_weight * (1 / weights[:cut].sum() + 1 / weights[cut:].sum())) ** 0.5
+        z = float(late - early) / max(error, 1e-9)
+        if abs(z) > abs(best[1]):
+            best = (cut, z, float(late - early))
+    return best
