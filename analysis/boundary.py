@@ -59,6 +59,8 @@ class Crossing:
     clusters: float = 0.0
     n: int = 0
     drift: float = 0.0
+    cliff: bool = False
+    inflation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

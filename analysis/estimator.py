@@ -8,8 +8,10 @@ import numpy as np
 
 from analysis.boundary import Crossing
 from analysis.capacity import Capacity
+from analysis.closed_twin import closed_answer
+from analysis.estimate import Estimate
 from analysis.forecast import Check, Forecast, forecast, replay
-from analysis.operating_point import ServerModel
+from analysis.operating_point import ClosedAnswer, ServerModel
 from analysis.reconstruct import Trace
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
@@ -24,6 +26,7 @@ _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES = 2
+_QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
 _LATER = 1.3  # times the evidence of the last fit before it is fitted again
 
 
@@ -54,6 +57,11 @@ class TwinEstimator:
     def seconds(self) -> float:
         """Return the time over which requests fell due in the steps that are kept."""
         return sum(float(trace.arrival_s[-1]) for trace in self._traces)
+
+    @property
+    def requests(self) -> int:
+        """Return the number of requests that are kept."""
+        return sum(trace.arrival_s.size for trace in self._traces)
 
     @property
     def believed(self) -> bool:
@@ -112,7 +120,7 @@ class TwinEstimator:
         self.crossings = {} if why or not check else {n: self._crossing(f, check) for n, f in self.forecasts.items()}
 
     def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> str | None:
-        fitted = fit(self._traces)
+        fitted = fit(self._traces, self.twin)
         if isinstance(fitted, str):
             return fitted
         same = fitted.since_s is None  # what was measured before a change says nothing of the server after it
@@ -144,7 +152,7 @@ class TwinEstimator:
         rate = found.rate_rps
         return Crossing(
             rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * sd), high_rps=rate * exp(_TWO_SIDED * sd),
-            safe_rps=rate * exp(-_ONE_SIDED * sd), clusters=0.0, n=sum(t.arrival_s.size for t in self._traces),
+            safe_rps=rate * exp(-_ONE_SIDED * sd), clusters=0.0, n=self.requests,
         )  # fmt: skip
 
     def needed_s(self, name: str, precision: float) -> float | None:
@@ -155,6 +163,18 @@ class TwinEstimator:
         fixed = hypot(found.sd, self.check.misfit) ** 2 - found.lately**2
         left = (precision / _TWO_SIDED) ** 2 - fixed
         return self._fitted * found.lately**2 / left if left > 0 else None
+
+    def quantiles(self, name: str) -> list[Estimate | None]:
+        """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""
+        reach = [_TWO_SIDED * hypot(sd, _QUANTILE_DOUBT) for _, _, sd in self.forecasts[name].quantiles]
+        return [
+            Estimate(value=value, low=value * exp(-wide), high=value * exp(wide), n=self.requests)
+            for (_, value, _), wide in zip(self.forecasts[name].quantiles, reach, strict=True)
+        ]
+
+    def closed(self, sla: SLA) -> ClosedAnswer | None:
+        """Return what a closed-loop test would have answered on the fitted server."""
+        return closed_answer(self.twin, sla, seed=1) if self.believed and self.twin is not None else None
 
     def model(self) -> ServerModel | None:
         """Return the fitted server in plain numbers, or None while it is refused."""

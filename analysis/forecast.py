@@ -75,10 +75,14 @@ def response_s(twin: Twin, laws: list[Law], rate_rps: float, shape: tuple[int, i
     rng = np.random.default_rng([seed, 1])
     arrivals = poisson_lanes(lanes, size, rng) / rate_rps
     done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 2]))
-    response = (done - arrivals)[:, warm:] + twin.delay_s
+    return _outside(twin, (done - arrivals)[:, warm:], np.random.default_rng([seed, 3]))
+
+
+def _outside(twin: Twin, response: Floats, rng: np.random.Generator) -> Floats:
+    """Add what a reply takes outside the queue and the service."""
+    response = response + twin.delay_s
     if twin.rule.max_batch > 1 and twin.spread_s.size:
-        pool = np.random.default_rng([seed, 3])
-        response += twin.spread_s[pool.integers(0, twin.spread_s.size, response.shape)]
+        response += twin.spread_s[rng.integers(0, twin.spread_s.size, response.shape)]
     return response
 
 
@@ -88,8 +92,8 @@ def _shape(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[
     # relaxation of waits up to the limit, in requests (see `analysis.evidence.relaxation_s`)
     memory = 0.9 * rate_rps * limit_s / gap
     longest = _LONGEST_LANE if twin.rule.max_batch > 1 else _LONGEST_LANE_SINGLE
-    warm = int(min(max(3 * memory, 200), longest / 4))
-    size = min(max(4 * warm, 2000), longest) + warm
+    warm = int(min(max(2 * memory, 300), longest / 2))
+    size = 2 * warm
     lanes = max(_GROUPS, -(-requests // (size - warm) // _GROUPS) * _GROUPS)
     return lanes, size, warm
 
@@ -98,6 +102,11 @@ def _share(response: Floats, limit_s: float) -> tuple[float, float]:
     """Return the share of responses above a limit and its standard error, from the lanes' own shares."""
     shares = (response > limit_s).mean(axis=1)
     return float(shares.mean()), float(shares.std(ddof=1)) / shares.size**0.5
+
+
+def steady_response_s(twin: Twin, rate_rps: float, limit_s: float, seed: int) -> Floats:
+    """Simulate the settled server at a rate: response times in seconds, lane after lane."""
+    return response_s(twin, [twin.law], rate_rps, _shape(twin, rate_rps, limit_s, _COARSE), seed).reshape(-1)
 
 
 def _coarse_share(twin: Twin, rate_rps: float, limit_s: float) -> float:
@@ -200,16 +209,13 @@ def _spread(
     tops = np.array([_capacity(twin, law) for law in laws])
     scale = tops / twin.capacity_rps
     lanes, size, warm = shape
-    arrivals = poisson_lanes(lanes, size, np.random.default_rng([seed, 5]))
-    group = np.arange(lanes) * _GROUPS // lanes
-    arrivals /= (rate_rps * scale[group])[:, None]
-    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]))
-    response = (done - arrivals)[:, warm:] + twin.delay_s
-    if twin.rule.max_batch > 1 and twin.spread_s.size:
-        pool = np.random.default_rng([seed, 7])
-        response += twin.spread_s[pool.integers(0, twin.spread_s.size, response.shape)]
+    arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
+    arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
+    response = (simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6])) - arrivals)[:, warm:]
+    response = _outside(twin, response, np.random.default_rng([seed, 7]))
     shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
-    own = shares.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
+    apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
+    own = apart.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
     mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
     logs = np.log(scale) - np.log(mean / alpha) / slope
     chance = float(own) / max(float(mean.mean()), 0.02 * alpha) ** 2 / slope**2
@@ -285,10 +291,7 @@ def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
 
 
 def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
-    response: Floats = simulate(twin.rule, [twin.law], arrivals_s, rng) - arrivals_s + twin.delay_s
-    if twin.rule.max_batch > 1 and twin.spread_s.size:
-        response += twin.spread_s[rng.integers(0, twin.spread_s.size, response.shape)]
-    return response
+    return _outside(twin, simulate(twin.rule, [twin.law], arrivals_s, rng) - arrivals_s, rng)
 
 
 def _compare(

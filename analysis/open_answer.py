@@ -1,8 +1,10 @@
 """What an open-loop search answers: the operating point, what limits it, and why the search ended."""
 
+from collections.abc import Iterator
+from math import isfinite, sqrt
 from typing import Literal
 
-from analysis.boundary import quantiles_at
+from analysis.boundary import Crossing, quantiles_at
 from analysis.curve import Curve
 from analysis.estimate import Estimate
 from analysis.judgement import ERROR_BUDGET
@@ -25,16 +27,16 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
     measured = loop.ramp.capacity
     capacity = measured.estimate if measured else None
     rate, safe = _rate(loop, bounded=verdict == "client_limited")
-    p50 = p95 = p99 = knee = None
-    if rate is not None and loop.capacity is not None:
-        dwells = tuple(look.dwell for look in loop.looks if not look.ramp)
-        p50, p95, p99 = quantiles_at(dwells, loop.sla, loop.capacity, rate.value, _QUANTILES)
+    knee = None
     if capacity is not None:
         fitted = [look.dwell for look in loop.looks]
         curve = Curve.fit(
             [d.rate_rps for d in fitted], [d.mean_s for d in fitted], [d.tail.n for d in fitted], capacity
         )
         knee = curve.knee_rps if curve else None
+    p50, p95, p99 = _quantiles_at(loop, rate)
+    believed, final = loop.twin.believed and rate is not None, over or failed is not None
+    counted = loop.counted.get(str(loop.sla))
     return OperatingPoint(
         verdict=verdict,
         sla=loop.sla,
@@ -48,8 +50,80 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
         p95=p95,
         p99=p99,
         utilisation=min(1.0, rate.value / capacity.value) if rate and capacity else None,
-        method="twin" if loop.twin.believed else "counting",
+        method="twin" if believed else "counting",
+        method_reason=_method_reason(loop) if rate is not None else "",
+        server=loop.twin.model(),
+        floor=_floor(loop) if verdict == "unmet" else None,
+        cliff=not believed and counted is not None and counted.cliff,
+        per_sla={name: _estimate(found) for name, found in loop.crossings.items()} if rate is not None else {},
+        confirmation=loop.confirmation,
+        inflation=counted.inflation if counted is not None else None,
+        needed_s=_needed(loop),
+        closed=loop.twin.closed(loop.sla) if believed and final else None,
+        notes=tuple(_notes(loop)) if rate is not None else (),
     )
+
+
+def _estimate(found: Crossing) -> Estimate:
+    return Estimate(value=found.rate_rps, low=found.low_rps, high=found.high_rps, n=found.n)
+
+
+def _quantiles_at(loop: OpenLoop, rate: Estimate | None) -> list[Estimate | None]:
+    """Return p50, p95 and p99 at the answer."""
+    if rate is None or loop.capacity is None:
+        return [None] * len(_QUANTILES)
+    if loop.twin.believed and loop.binding in loop.twin.forecasts:
+        return loop.twin.quantiles(loop.binding)
+    dwells = tuple(look.dwell for look in loop.looks if not look.ramp)
+    return quantiles_at(dwells, loop.sla, loop.capacity, rate.value, _QUANTILES)
+
+
+def _floor(loop: OpenLoop) -> Estimate | None:
+    """Return the SLA's quantile at the lowest rate that was measured."""
+    seen = [look.dwell.tail for look in sorted(loop.looks, key=lambda look: look.rate_rps) if look.dwell.tail.n]
+    if not seen:
+        return None
+    tail, quantile = seen[0], loop.sla.quantile
+    value = tail.quantile_s(quantile)
+    if not isfinite(value):
+        return None
+    reach = 1.96 * sqrt(quantile * (1 - quantile) / tail.n)
+    low, high = tail.quantile_s(max(quantile - reach, 0.0)), tail.quantile_s(min(quantile + reach, 1.0))
+    return Estimate(value=value, low=min(max(low, 0.0), value), high=high if isfinite(high) else None, n=tail.n)
+
+
+def _method_reason(loop: OpenLoop) -> str:
+    twin = loop.twin
+    if twin.believed:
+        return "A first-come, first-served model explains what was seen, and counting violations does not contradict it."
+    return f"No model of the server was used: {twin.refused}."
+
+
+def _needed(loop: OpenLoop) -> tuple[tuple[float, float], ...]:
+    """Return the seconds of load for the asked precision, 5 %, 2 % and 1 %, as far as they are known."""
+    asked = sorted({loop.precision, 0.05, 0.02, 0.01}, reverse=True)
+    rows = [(precision, loop.needed_s(precision)) for precision in asked]
+    return tuple((precision, seconds) for precision, seconds in rows if seconds is not None)
+
+
+def _notes(loop: OpenLoop) -> Iterator[str]:
+    twin = loop.twin.twin if loop.twin.believed else None
+    point = loop.crossing
+    if twin is not None and twin.drift:
+        sense = "slower" if twin.drift > 0 else "faster"
+        yield (
+            f"The server became {100 * abs(twin.drift):.2g} % {sense} while it was measured; what came before was left out"
+        )
+    elif point is not None and point.drift:
+        yield f"The server changed by {100 * point.drift:.2g} % while it was measured; the interval allows for that"
+    rare = max((found.rare for found in loop.twin.forecasts.values()), default=0) if twin is not None else 0
+    if rare:
+        yield f"Long pauses were seen {rare} times; how often they come is known no better than that"
+    if loop.moved:
+        yield "A step at the safe rate did not hold the SLA, and the answer was moved down below it"
+    measured = sum(look.dwell.length_s for look in loop.looks)
+    if measured >= 1 and loop.crossings:
+        yield f"Pauses rarer than one in {measured / 10:.2g} s cannot be seen in a run of this length"
 
 
 def _verdict(loop: OpenLoop, failed: str | None, *, over: bool) -> Verdict:

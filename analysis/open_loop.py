@@ -153,6 +153,22 @@ class OpenLoop:
         top = [look for look in self.looks if look.rate_rps >= 0.99 * ceiling and not look.ramp]
         return bool(top) and top[-1].passes and (point is None or point.rate_rps >= 0.99 * ceiling)
 
+    def needed_s(self, precision: float) -> float | None:
+        """Return the seconds of load in all that a relative half-width needs on this server, as far as it is known."""
+        point = self.crossing
+        if point is None or self.capacity is None:
+            return None
+        if self.twin.believed and self.binding in self.twin.forecasts:
+            return self.twin.needed_s(self.binding, precision)
+        measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
+        return measured * (self.half_width / precision) ** 2 if self.half_width < 1 else None
+
+    @property
+    def expected_s(self) -> float | None:
+        """Return the seconds of load, from the first to the last, that the asked precision will take."""
+        needed = self.needed_s(self.precision)
+        return None if needed is None else needed + self._confirm_s()
+
     def far_below_limit(self, rate_rps: float) -> bool:
         """Say that at a rate every limit is a quarter above the upper end of its quantile."""
         dwells, capacity = tuple(look.dwell for look in self.looks if not look.ramp), self.capacity

@@ -51,11 +51,17 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
 
     Args:
         rule: Of dispatch.
-        laws: One or several; lane i draws from laws[i * len(laws) // lanes].
+        laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random numbers,
+            so that laws are compared on the same chances.
         arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
         rng: For the services.
+
+    Raises:
+        ValueError: The lanes cannot be shared out equally among the laws.
     """
     lanes, size = arrivals_s.shape
+    if lanes % len(laws):
+        raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
     batch = rule.max_batch
     group = np.arange(lanes) * len(laws) // lanes
     table = np.stack([law.batch_s for law in laws])
@@ -77,8 +83,10 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     rows = np.arange(lanes)
     at = base.copy()
     end = base + np.isfinite(arrivals_s).sum(axis=1)
-    pick = low + (rng.random(lanes) * count).astype(np.int64)
-    firsts, sizes, dones = [], [], []
+    share = lanes // len(laws)
+    pick = low + (np.tile(rng.random(share), len(laws)) * count).astype(np.int64)
+    sizes: list[Ints] = []
+    dones: list[Floats] = []
     while True:
         live = at < end
         if not live.any():
@@ -102,7 +110,7 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
         sizes.append(taken)
         dones.append(done)
         at = at + taken
-        fresh = rng.random(lanes)
+        fresh = np.tile(rng.random(share), len(laws))
         pick = np.where(fresh < _RESTART, low + (fresh / _RESTART * count).astype(np.int64), pick + 1)
         pick = np.where(pick >= low + count, low, pick)
     out = np.full((lanes, size), np.inf)

@@ -86,12 +86,16 @@ class Search:
     @property
     def expected_s(self) -> float | None:
         """Return the seconds of load that the asked precision will take in all, or None before anything is known."""
-        return None
+        expected = self._open.expected_s if self._closed is None else None
+        return None if expected is None else max(expected, self.spent_s)
 
     @property
     def interval(self) -> Estimate | None:
         """Return the interval of the operating rate so far, or None."""
-        return None
+        point = self._open.crossing if self._closed is None else None
+        if point is None:
+            return None
+        return Estimate(value=point.rate_rps, low=point.low_rps, high=point.high_rps, n=point.n)
 
     def next(self) -> Step | None:
         """Return the next step, or None when the search is over."""

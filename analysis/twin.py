@@ -15,7 +15,8 @@ from analysis.queueing import Floats, Ints, Law, Rule
 from analysis.reconstruct import Services, Trace, batch_gap, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
-_SELECT = 15_000  # requests on which the number of instances is chosen
+_LEAST = 60
+_SELECT = 30_000  # requests on which the number of instances is chosen
 _NEAR = 0.6  # of the highest rate that did not overload: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
@@ -97,15 +98,20 @@ class _Fit:
         return self.depends + 3 * self.negative + self.odd + 0.3 * self.scatter
 
 
-def fit(traces: Sequence[Trace]) -> Twin | str:
+def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     """Fit the server to traces in time order; return why it must not be believed instead, as half a sentence.
 
     Args:
         traces: Of steps all of whose requests succeeded.
+        before: What was fitted to fewer traces: its number of instances is kept while it is not refused.
     """
-    if sum(trace.arrival_s.size for trace in traces) < 60:
-        return "too few requests were seen"
+    if sum(trace.arrival_s.size for trace in traces) < _LEAST:
+        return "too few requests were seen yet"
     gap, batch = batch_gap(traces)
+    if before is not None and before.rule.max_batch == batch:
+        found = _suppose(traces, before.rule, gap)
+        if _refusal(found, traces) is None:
+            return _law_over_time(found, traces)
     few = _sample(traces)
     rules = [Rule(instances=count, max_batch=batch) for count in _INSTANCES]
     best = min((_suppose(few, rule, gap) for rule in rules), key=lambda f: f.score)
