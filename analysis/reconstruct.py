@@ -21,6 +21,7 @@ from analysis.step import StepResult
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS = 6
 _AS_MANY = 0.03
+_SUPPOSITIONS = 3
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 
 
@@ -86,12 +87,12 @@ class Services:
     odd: int
 
 
-def batch_gap(traces: Sequence[Trace]) -> tuple[float, int]:
-    """Return up to which gap completions belong together, seconds, and the largest batch; (0, 1) where unbatched.
+def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
+    """Return suppositions, likeliest first: up to which gap completions belong together, seconds, and the largest batch.
 
-    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. The smallest batch
-    that explains most of them is taken, at the middle of the gaps that leave about as many requests in runs of its length
-    as any: smaller ones tear a batch apart, larger ones join batches, which at lower load follow one another faster.
+    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length the
+    middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch apart,
+    larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
     """
     deep = [trace for trace in traces if trace.overload] or list(traces)
     found: dict[int, list[tuple[float, float]]] = {}
@@ -100,20 +101,21 @@ def batch_gap(traces: Sequence[Trace]) -> tuple[float, int]:
         if sizes.size < _LEAST_RUNS:
             continue
         length, count = np.unique(sizes, return_counts=True)
-        whole = length > 1
+        whole = (length > 1) & (count >= _LEAST_RUNS)
         if not whole.any():
             continue
         held = np.where(whole, length * count, 0)
-        mode = int(length[held.argmax()])
         share = float(held.max() / sizes.sum())
-        if count[held.argmax()] >= _LEAST_RUNS and share > _REGULAR:
-            found.setdefault(mode, []).append((share, gap))
-    if not found:
-        return 0.0, 1
-    batch = min(found)
-    enough = max(share for share, _ in found[batch]) - _AS_MANY
-    good = [gap for share, gap in found[batch] if share >= enough]
-    return sqrt(good[0] * good[-1]), batch
+        if share > _REGULAR:
+            found.setdefault(int(length[held.argmax()]), []).append((share, gap))
+    likely = sorted(found, key=lambda batch: -max(found[batch])[0])[:_SUPPOSITIONS]
+    return [*((_middle(found[batch]), batch) for batch in likely), (0.0, 1)]
+
+
+def _middle(shares: list[tuple[float, float]]) -> float:
+    enough = max(share for share, _ in shares) - _AS_MANY
+    good = [gap for share, gap in shares if share >= enough]
+    return sqrt(good[0] * good[-1])
 
 
 def _gap_candidates(traces: Sequence[Trace]) -> list[float]:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.queueing import Floats, Ints, Law, Rule
-from analysis.reconstruct import Services, Trace, batch_gap, reconstruct, stab
+from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
-_SELECT = 30_000  # requests on which the number of instances is chosen
+_SURE = 0.06  # a score: no other supposition will be better
+_SELECT = 15_000  # requests on which the number of instances is chosen
 _NEAR = 0.6  # of the highest rate that did not overload: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
@@ -107,15 +108,22 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     """
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
-    gap, batch = batch_gap(traces)
-    if before is not None and before.rule.max_batch == batch:
-        found = _suppose(traces, before.rule, gap)
-        if _refusal(found, traces) is None:
+    gaps = batch_gaps(traces)
+    if before is not None:
+        gap = next((gap for gap, batch in gaps if batch == before.rule.max_batch), None)
+        found = _suppose(traces, before.rule, gap) if gap is not None else None
+        if found is not None and _refusal(found, traces) is None:
             return _law_over_time(found, traces)
     few = _sample(traces)
-    rules = [Rule(instances=count, max_batch=batch) for count in _INSTANCES]
-    best = min((_suppose(few, rule, gap) for rule in rules), key=lambda f: f.score)
-    found = _suppose(traces, best.rule, gap)
+    best = None
+    for gap, batch in gaps:
+        for instances in _INSTANCES:
+            tried = _suppose(few, Rule(instances=instances, max_batch=batch), gap)
+            best = tried if best is None or tried.score < best.score else best
+        if best is not None and best.score < _SURE:
+            break
+    assert best is not None
+    found = _suppose(traces, best.rule, best.gap_s)
     refused = _refusal(found, traces)
     return refused or _law_over_time(found, traces)
 
