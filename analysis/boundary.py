@@ -6,36 +6,40 @@ Scale law: near the crossing every quantile of the response time goes like h^g. 
 "the crossing is at y" when it took longer than T exp(g (y_i - y)), and under that hypothesis alpha of all requests do.
 g has a prior (0.5 +- 0.17: 0.28 to 0.8 over the servers studied) that the steps' own quantiles revise.
 
-Slow requests come in clusters of about phi = 0.9 l T M / (M - l) requests (relaxation time of the queue times the
-rate; measured: 0.15 to 1.0 of l T M / (M - l)), which is why nothing here is binomial. Clusters are Poisson, so the
-interval is Garwood's (Biometrika 1936) on cluster counts, their dispersion corrected by batch means, averaged over
-what else is uncertain: g, M, and the shape of the tail.
+Slow requests come in clusters of up to phi = 0.9 l T M / (M - l) requests (relaxation time of the queue times the
+rate), which is why nothing here is binomial. How much the count really varies is measured by batch means on every time
+scale from a piece of a step to groups of steps (`Evidence.dispersion`). The interval is the count's standard deviation
+over the measured slope of the count in y, with Student's t for the effective number of causes, and beside it what g and
+M leave open.
 
-Near saturation clusters are so rare that the count at T says nothing within minutes. Then the larger shares 10 %
-and 30 % are counted instead, above limits f T: waits have an exponential tail (Kingman 1961; Abate, Choudhury and
-Whitt 1994), so f follows from the two measured quantiles, q(1 %) = q(10 %) + (q(10 %) - q(30 %)) ln 10 / ln 3,
-corrected for how far q(3 %) lies off that line as far as it is known (`Evidence`). On random queues this
-misses by 0 to 10 %, more where the load is low and service itself varies; the interval allows for that. Where the
-count at T contradicts the line, the interval covers both.
+A tail that falls slower than any queue's comes from few causes: pauses, slow spells, starved requests. Then the law
+does not carry from one load to another, and the lower ends come from counting those causes: Garwood's upper bound
+(Biometrika 1936) of a compound Poisson count at the mean load measured, carried down from there with the flattest slope
+seen anywhere, never up. On every server the lower ends stay at or below the highest rate that was run.
+
+Pauses rarer than one in a tenth of the time measured are not covered.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
+from scipy import stats
 
 from analysis.capacity import Capacity
 from analysis.dwell import Dwell
 from analysis.estimate import Estimate
-from analysis.evidence import REACHES, Evidence, Floats, floor_of, load
+from analysis.evidence import REACHES, Evidence, load
 from analysis.sla import SLA
+from analysis.stationarity import Stationarity, stationarity
 
-_NODES = np.array([-1.5, 0.0, 1.5])  # three-point rule for a normal of sd 1
-_WEIGHTS = np.array([0.22, 0.56, 0.22])
 _Y = np.linspace(-4.0, 6.2, 256)
-_TWO_SIDED, _ONE_SIDED = 0.015, 0.027  # nominal 0.025 and 0.05, less for stopping when the interval looks narrow
-_DRIFT_SIGMA = 3.0
-_ENOUGH_BLUR = 0.6  # of ln t
+_TWO_SIDED, _ONE_SIDED = 0.018, 0.027  # nominal 0.025 and 0.05, less for stopping when the interval looks narrow
+_ENOUGH = 3.0  # independent looks near the crossing: no need to go further for more
+_SLOPE, _FLATTEST = 2.5, 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rare pauses 1.4
+_REGULAR = 2.5  # -d ln P / d ln t
+_MISFIT = 0.003
+_PASS_FAR = 0.5  # of the limit: the quantile of a step far below it
+_STEEPEST = 1.5  # exponent that no queue exceeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,11 @@ class Crossing:
         safe_rps: One-sided 95 % lower bound.
         clusters: Independent looks at the tail: expected clusters of slow requests at the limit itself.
         n: Requests near the crossing.
-        drift: Relative difference of the rate between the earlier and the later steps, 0 where chance explains it.
+        drift: Relative change of the server between the earlier and the later steps, 0 where chance explains it.
+        cliff: The latency jumps between `low_rps`, which passes by far, and `high_rps`, which fails.
+        inflation: Variance of the count of slow requests over the binomial one; None where it was not measured.
+        near_s: Seconds of load near the crossing.
+        noise: Relative half-width that chance in those seconds explains.
     """
 
     rate_rps: float
@@ -61,69 +69,58 @@ class Crossing:
     drift: float = 0.0
     cliff: bool = False
     inflation: float | None = None
+    near_s: float = 0.0
+    noise: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Test:
-    """Count a share above f T.
+def needed_s(crossing: Crossing, precision: float) -> float:
+    """Return the seconds of load near the crossing after which chance explains no more than a relative half-width.
 
-    Attributes:
-        share: Share of requests expected above f T at the crossing.
-        f: Fraction of the limit.
-        bend: Standard deviation of ln f.
-        dispersion: Variance of the clusters over Poisson.
-        looks: Expected clusters, dispersion removed.
+    The noise falls with the square root of the time: (1.96 / precision)^2 F (1 - alpha) / (alpha l s^2) for a count
+    with variance inflation F and slope s = d ln P / d ln l, all as measured.
     """
-
-    share: float
-    f: float
-    bend: float
-    dispersion: float
-    looks: float
-
-    @classmethod
-    def of(cls, evidence: Evidence, share: float, f: float, bend: float, limit_s: float) -> "_Test":
-        dispersion = evidence.dispersion(limit_s, share, floor_of(share)) * (1 - share)
-        return cls(share, f, bend, dispersion, evidence.expected(share) / dispersion)
-
-    @property
-    def blur(self) -> float:
-        """Return the standard deviation of ln t that it leaves."""
-        slope = max(float(-np.log(self.share)), 0.7)
-        return float(np.hypot(self.bend, 1 / (slope * max(self.looks, 1e-9) ** 0.5)))
+    return crossing.near_s * (crossing.noise / precision) ** 2
 
 
 def locate(dwells: tuple[Dwell, ...], sla: SLA, capacity: Capacity, near_rps: float | None) -> Crossing:
-    """Solve the estimating equation.
+    """Solve the estimating equation, or give the bracket of a cliff.
 
     Args:
         dwells: Sound steps in time order, at least one.
         sla: Gives alpha and T.
-        capacity: M and its error.
+        capacity: M and its error; never taken below a rate that passed.
         near_rps: The last answer, where known; steps count by how near they are to it.
     """
+    known = stationarity(dwells, capacity)
+    dwells = dwells[known.since :]
+    capacity = _at_least(capacity, dwells, sla)
     top = capacity.rate_rps * (1 + capacity.error)
     loads = load(np.array([d.rate_rps for d in dwells]), top)
     centre = float(load(near_rps, top)) if near_rps else float(loads[-1])
     for _ in range(4):
         centre = min(max(centre, float(loads.min()) - REACHES[0]), float(loads.max()) + REACHES[0])
-        evidence, tests = _gather(dwells, sla, top, centre)
-        point = _solve(evidence, sla, tests[0])
+        count = _gather(dwells, sla, top, centre)
+        point = count.root(count.evidence.exponent)
         if abs(point - centre) < 0.05:
             break
         centre = point
-    low, safe, high = _interval(evidence, sla, capacity, tests[0])
-    rate = min(max(top / (1 + float(np.exp(-point))), low), high)
-    for direct in tests[1:]:
-        other = _interval(evidence, sla, capacity, direct)
-        if not other[0] <= rate <= other[2]:  # the count at the limit itself contradicts the line
-            low, safe, high = min(low, other[0]), min(safe, other[1]), max(high, other[2])
-    drift = _drift(evidence) / (1 + float(np.exp(point)))
-    return Crossing(
-        rate_rps=rate, low_rps=low * (1 - drift), high_rps=high * (1 + drift),
-        safe_rps=min(max(safe, low), rate) * (1 - drift), clusters=evidence.expected(sla.violation_share),
-        n=int(evidence.n[evidence.weights > 0.3].sum()), drift=drift,
-    )  # fmt: skip
+    evidence = count.evidence
+    found = _drifted(_interval(count, capacity), dwells, known)
+    near = evidence.weights > 0.3
+    found = replace(
+        found,
+        clusters=evidence.expected(sla.violation_share),
+        n=int(evidence.n[near].sum()),
+        inflation=max(
+            1.0, count.dispersion * float(evidence.weights @ evidence.n / (evidence.weights @ evidence.looks))
+        ),
+        near_s=float(evidence.weights @ [d.length_s for d in dwells]),
+    )
+    bracket = _cliff(dwells, sla, top)
+    if bracket is None:
+        return found
+    low, high = bracket
+    return replace(found, rate_rps=(low * high) ** 0.5, low_rps=low, high_rps=high, safe_rps=low, cliff=True)
 
 
 def quantiles_at(
@@ -131,89 +128,155 @@ def quantiles_at(
 ) -> list[Estimate | None]:
     """Return quantiles of the response time at a rate, from all steps scaled to it."""
     top = capacity.rate_rps * (1 + capacity.error)
-    evidence, _ = _gather(dwells, sla, top, float(load(rate_rps, top)))
+    evidence = _gather(dwells, sla, top, float(load(rate_rps, top))).evidence
     return [evidence.estimate(quantile) for quantile in quantiles]
 
 
-def _gather(dwells: tuple[Dwell, ...], sla: SLA, top: float, centre: float) -> tuple[Evidence, list[_Test]]:
-    """Return the evidence about a load and its tests, from as near as gives enough."""
+def _drifted(found: Crossing, dwells: tuple[Dwell, ...], known: Stationarity) -> Crossing:
+    """Widen by what a change that was found may have gone on to since: its pace over the time of the later steps."""
+    if not known.change:
+        return found
+    gone_on = known.change_per_s * (dwells[-1].end_s - dwells[0].end_s + dwells[0].length_s)
+    more = min(max(abs(gone_on), 0.25 * abs(known.change)), 0.5)
+    return replace(
+        found, drift=abs(known.change), low_rps=found.low_rps * (1 - more), high_rps=found.high_rps * (1 + more),
+        safe_rps=found.safe_rps * (1 - more),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Hold the evidence about a load, and how much its count of clusters varies.
+
+    Attributes:
+        evidence: The steps.
+        expected: Clusters above the limit at the crossing.
+        dispersion: Their variance over Poisson.
+        causes: In how many groups that was seen.
+    """
+
+    evidence: Evidence
+    expected: float
+    dispersion: float
+    causes: float
+
+    @property
+    def looks(self) -> float:
+        """Return the expected clusters, dispersion removed."""
+        return self.expected / self.dispersion
+
+    def root(self, exponent: float, *, factor: float = 1.0, slope: float = _SLOPE, top: float | None = None) -> float:
+        """Return the y at which the count is a factor times the median of what is expected.
+
+        Args:
+            exponent: g.
+            factor: See above.
+            slope: Least d ln P / dy above the load of a dwell.
+            top: Capacity to take the loads from; that of the evidence where None.
+        """
+        loads = self.evidence.y if top is None else load(self.evidence.rates, top)
+        counted = self.evidence.counted_at(loads[:, None] - _Y[None, :], exponent, slope) / self.dispersion
+        target = factor * max(self.looks - 1 / 3, 0.69 * self.looks)  # median of a gamma variable
+        if counted[-1] < target:
+            return float(_Y[-1])
+        rises = np.flatnonzero(np.diff(counted, prepend=-1.0) > 0)
+        return float(np.interp(target, counted[rises], _Y[rises]))
+
+
+def _gather(dwells: tuple[Dwell, ...], sla: SLA, top: float, centre: float) -> _Count:
+    """Return the count about a load, from as near as gives enough."""
     for reach in REACHES:
         evidence = Evidence(
             dwells, limit_s=sla.limit_s, allowed=sla.violation_share, capacity_rps=top, at=centre, reach=reach
         )
-        tests = _tests(evidence, sla)
-        if tests[0].blur < _ENOUGH_BLUR:
+        dispersion, causes = evidence.dispersion(sla.limit_s, sla.violation_share)
+        count = _Count(evidence, evidence.expected(sla.violation_share), max(dispersion, 1e-9), causes)
+        if count.looks > _ENOUGH:
             break
-    return evidence, tests
+    return count
 
 
-def _tests(evidence: Evidence, sla: SLA) -> list[_Test]:
-    """Return the sharpest test, and after it the count at the limit itself where that is another one."""
-    alpha = sla.violation_share
-    direct = _Test.of(evidence, alpha, 1.0, 0.0, sla.limit_s)
-    line, reached = evidence.line(), evidence.extrapolate(alpha)
-    if line is None or reached is None:
-        return [direct]
-    tests = [_Test.of(evidence, share, quantile / reached, bend, quantile) for share, quantile, bend in line]
-    best = min([direct, *tests], key=lambda test: test.blur)
-    return [direct] if best is direct else [best, direct]
+def _interval(count: _Count, capacity: Capacity) -> Crossing:
+    """Return point, two-sided interval and one-sided lower bound."""
+    evidence, g, top = count.evidence, count.evidence.exponent, capacity.rate_rps * (1 + capacity.error)
+    reach = min(max(count.looks**-0.5, 0.3), 1.2)  # in ln count: over which its slope in y is measured
+    y = count.root(g)
+    below, above = y - count.root(g, factor=float(np.exp(-reach))), count.root(g, factor=float(np.exp(reach))) - y
+    flat = count.root(g, factor=float(np.exp(reach)), slope=1.0) - y
+    chance = count.looks**-0.5 / reach * np.array([max(below, above), max(flat, above)])
+    steep = [count.root(g + k * evidence.exponent_sd) for k in (-1, 1)]
+    law = 0.5 * (max(*steep, y) - min(*steep, y))
+    tops = [capacity.rate_rps * (1 + k * capacity.error) for k in (0.0, 2.0)]
+    ends = [_rate(m, count.root(g, top=m)) for m in tops]
+    spread = 0.5 * abs(float(np.log(ends[1] / ends[0])))
+    idle = 1 / (1 + float(np.exp(y)))  # d ln rate / dy
+    sd = np.hypot(np.hypot(chance, law) * idle, np.hypot(spread, _MISFIT))
+    two, one = (float(stats.t.ppf(1 - level, max(count.causes, 2.0))) for level in (_TWO_SIDED, _ONE_SIDED))
+    high = min(_rate(top, y) * float(np.exp(two * sd[1])), capacity.rate_rps * (1 + 2.5 * capacity.error))
+    # no lower end above what was run, nor above what the server surely completes
+    known = min(float(evidence.rates.max()), 0.998 * capacity.rate_rps / (1 + 2 * capacity.error), high)
+    low, safe = (min(_rate(top, y) * float(np.exp(-z * sd[0])), known) for z in (two, one))
+    if evidence.tail_slope() < _REGULAR:
+        low, safe = (
+            min(end, _rate(top, _by_causes(count, level))) for end, level in ((low, _TWO_SIDED), (safe, _ONE_SIDED))
+        )
+    rate = min(max(_rate(top, y), low), high)
+    return Crossing(
+        rate_rps=rate, low_rps=low, high_rps=high, safe_rps=min(max(safe, low), rate),
+        noise=1.96 * float(chance[0]) * idle,
+    )  # fmt: skip
 
 
-def _solve(evidence: Evidence, sla: SLA, test: _Test) -> float:
-    """Return the y at which the counted clusters are the median of what is expected."""
-    limits = test.f * sla.limit_s * np.exp(evidence.exponent * (evidence.y[:, None] - _Y[None, :]))
-    counted = evidence.counted(limits) / test.dispersion
-    target = max(test.looks - 1 / 3, 0.69 * test.looks)
-    if counted[-1] < target:
-        return float(_Y[-1])
-    rises = np.flatnonzero(np.diff(counted, prepend=-1.0) > 0)
-    return float(np.interp(target, counted[rises], _Y[rises]))
+def _by_causes(count: _Count, level: float) -> float:
+    """Return a lower end in y from the number of causes that slow requests had, at most the mean load measured."""
+    sizes, mean = count.evidence.runs(), count.evidence.mean
+    if not sizes.size:
+        return mean
+    total = float(sizes.sum())
+    causes = total**2 / float(sizes @ sizes)
+    share = total * float(stats.gamma.ppf(1 - level, causes + 1)) / causes / count.expected
+    return mean - max(float(np.log(share)), 0.0) / _FLATTEST
 
 
-def _interval(evidence: Evidence, sla: SLA, capacity: Capacity, test: _Test) -> tuple[float, float, float]:
-    """Return the two-sided low, the one-sided low and the two-sided high end, requests per second."""
-    grid = capacity.rate_rps * (1 + capacity.error) / (1 + np.exp(-_Y))
-    few, many = np.zeros(grid.size), np.zeros(grid.size)
-    nodes = list(zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True))
-    for shift, w_shift in nodes:
-        top = capacity.rate_rps * (1 + (shift + 1.0) * capacity.error)
-        steps = load(evidence.rates, top)[:, None] - load(grid, top)[None, :]
-        for g, w_g in nodes:
-            scaled = test.f * sla.limit_s * np.exp((evidence.exponent + g * evidence.exponent_sd) * steps)
-            for bend, w_bend in nodes if test.bend else [(0.0, 1.0)]:
-                counted = evidence.counted(scaled * np.exp(bend * test.bend)) / test.dispersion
-                few += w_shift * w_g * w_bend * special.gammaincc(counted + 1, test.looks)
-                many += w_shift * w_g * w_bend * special.gammaincc(np.maximum(counted, 1e-9), test.looks)
-    high = min(_first(grid, many, 1 - _TWO_SIDED), capacity.rate_rps * (1 + 2.5 * capacity.error))
-    sure = 0.998 * capacity.rate_rps / (1 + 2 * capacity.error)  # no lower end above what the server surely completes
-    low, safe = _first(grid, few, _TWO_SIDED), _first(grid, few, _ONE_SIDED)
-    return min(low, sure, high), min(safe, sure, high), high
+def _rate(top: float, y: float) -> float:
+    return top / (1 + float(np.exp(-y)))
 
 
-def _first(grid: Floats, probability: Floats, level: float) -> float:
-    """Return where a non-decreasing probability first reaches a level; the end of the grid where it never does."""
-    reached = np.maximum.accumulate(probability)
-    if reached[-1] < level:
-        return float(grid[-1])
-    if reached[0] >= level:
-        return float(grid[0])
-    return float(np.exp(np.interp(level, reached + np.arange(grid.size) * 1e-12, np.log(grid))))
+def _passes(dwell: Dwell, sla: SLA, headroom: float = 1.0) -> bool:
+    """Say that a step long enough to show the quantile kept it within a fraction of the limit."""
+    enough = dwell.tail.n * sla.violation_share >= 1
+    return enough and not dwell.aborted and dwell.tail.quantile_s(sla.quantile) <= headroom * sla.limit_s
 
 
-def _drift(evidence: Evidence) -> float:
-    """Return how far in y the later half of the near steps lies from the earlier half; 0 where chance explains it."""
-    share = 0.3
-    near = np.flatnonzero((evidence.weights > 0.3) & (evidence.n > 0))
-    if near.size < 4:
-        return 0.0
-    z = np.array([np.log(max(evidence.dwells[i].tail.quantile_s(1 - share), 1e-9)) for i in near])
-    z = z - evidence.exponent * (evidence.y[near] - evidence.at)
-    if not np.all(np.isfinite(z)):
-        return 0.0
-    weights = evidence.looks[near] * share
-    half = near.size // 2
-    early, late = (np.average(z[part], weights=weights[part]) for part in (slice(half), slice(half, None)))
-    variance = sum(1.5 / max(weights[part].sum(), 1e-9) for part in (slice(half), slice(half, None)))
-    spread = max(variance, float(np.average((z - np.average(z, weights=weights)) ** 2, weights=weights)) / half)
-    difference = abs(float(late - early))
-    return difference / evidence.exponent if difference > _DRIFT_SIGMA * spread**0.5 else 0.0
+def _at_least(capacity: Capacity, dwells: tuple[Dwell, ...], sla: SLA) -> Capacity:
+    """Raise the capacity to the highest rate that passed; where that contradicts it, so does its error."""
+    passed = max((dwell.rate_rps for dwell in dwells if _passes(dwell, sla)), default=0.0)
+    if passed <= capacity.rate_rps:
+        return capacity
+    contradiction = passed / capacity.rate_rps - 1 if passed > capacity.rate_rps * (1 + 2 * capacity.error) else 0.0
+    return replace(capacity, rate_rps=passed, error=max(capacity.error, min(contradiction, 0.2)))
+
+
+def _fails_throughout(dwell: Dwell, sla: SLA) -> bool:
+    """Say that more than half of a step's pieces violate: not one pause, which looks like a cliff too."""
+    slow = [part.quantile_s(sla.quantile) > sla.limit_s for part in dwell.parts if part.n]
+    return 2 * sum(slow) > len(slow)
+
+
+def _cliff(dwells: tuple[Dwell, ...], sla: SLA, top: float) -> tuple[float, float] | None:
+    """Return the rates between which the latency jumps, or None.
+
+    Every step from the higher one up fails throughout, at least two do; every step up to the lower one passes by far;
+    and scaled with an exponent that no queue exceeds its quantile would pass by far at the higher one too.
+    """
+    failing = [d for d in dwells if d.aborted or _fails_throughout(d, sla)]
+    passing = [d for d in dwells if _passes(d, sla, _PASS_FAR)]
+    if len(failing) < 2 or not passing or len(failing) + len(passing) < len(dwells):
+        return None
+    low, high = max(passing, key=lambda d: d.rate_rps), min(d.rate_rps for d in failing)
+    if low.rate_rps >= high:
+        return None
+    growth = float(np.exp(_STEEPEST * (load(high, top) - load(low.rate_rps, top))))
+    if max(d.tail.quantile_s(sla.quantile) for d in passing) * growth > _PASS_FAR * sla.limit_s:
+        return None
+    return low.rate_rps, high

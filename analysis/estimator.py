@@ -68,11 +68,15 @@ class TwinEstimator:
         """Say that the twin answers."""
         return bool(self.crossings)
 
-    @property
-    def settled(self) -> bool:
-        """Say that the interval's own width may end the search: enough services were seen to know how they scatter."""
+    def settled(self, least_s: float) -> bool:
+        """Say that the interval's own width may end the search.
+
+        Enough services were seen to know how they scatter, over a time in which a server that warms up shows it.
+        """
         twin = self.twin
-        return self.believed and twin is not None and twin.services >= _SETTLED_SERVICES * min(max(twin.cv, 0.1), 1.0)
+        if not self.believed or twin is None or self.seconds < least_s:
+            return False
+        return twin.services >= _SETTLED_SERVICES * min(max(twin.cv, 0.1), 1.0)
 
     @property
     def final(self) -> bool:
@@ -148,11 +152,11 @@ class TwinEstimator:
         return None
 
     def _crossing(self, found: Forecast, check: Check) -> Crossing:
-        sd = hypot(found.sd, check.misfit)
+        below, above = (hypot(found.sd, check.misfit, rare) for rare in (found.below, found.above))
         rate = found.rate_rps
         return Crossing(
-            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * sd), high_rps=rate * exp(_TWO_SIDED * sd),
-            safe_rps=rate * exp(-_ONE_SIDED * sd), clusters=0.0, n=self.requests,
+            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * below), high_rps=rate * exp(_TWO_SIDED * above),
+            safe_rps=rate * exp(-_ONE_SIDED * below), clusters=0.0, n=self.requests,
         )  # fmt: skip
 
     def needed_s(self, name: str, precision: float) -> float | None:
@@ -160,9 +164,11 @@ class TwinEstimator:
         found = self.forecasts.get(name)
         if found is None or self.check is None:
             return None
-        fixed = hypot(found.sd, self.check.misfit) ** 2 - found.lately**2
+        rare = 0.5 * (found.below + found.above)
+        lately = found.lately**2 + rare**2
+        fixed = hypot(found.sd, self.check.misfit, rare) ** 2 - lately
         left = (precision / _TWO_SIDED) ** 2 - fixed
-        return self._fitted * found.lately**2 / left if left > 0 else None
+        return self._fitted * lately / left if left > 0 else None
 
     def quantiles(self, name: str) -> list[Estimate | None]:
         """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""
@@ -194,5 +200,6 @@ def contradicts(found: Forecast, check: Check, counted: Crossing | None) -> bool
         return False
     apart = log(counted.rate_rps / found.rate_rps)
     side = counted.high_rps / counted.rate_rps if apart < 0 else counted.rate_rps / counted.low_rps
-    doubt = hypot(found.sd, check.misfit, log(max(side, 1.0001)) / 1.96)
+    rare = found.above if apart > 0 else found.below
+    doubt = hypot(found.sd, check.misfit, rare, log(max(side, 1.0001)) / 1.96)
     return bool(np.square(apart) > _CONTRADICTS * doubt**2)

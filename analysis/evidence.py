@@ -5,7 +5,6 @@ Legend and sources: see `analysis.boundary`.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.dwell import Dwell
 from analysis.estimate import Estimate
@@ -14,10 +13,10 @@ Floats = NDArray[np.float64]
 REACHES = (0.6, 0.9, 1.4)  # in y: how far a step's evidence counts; further where there is too little
 _PHI = 0.9
 _G, _G_SD, _G_LEAST_SD = 0.5, 0.17, 0.06
-_LARGEST_SHARE = 0.4
 _LEAST_GAP = 0.002
-_DECADE = 2.303
-_ENOUGH = 6.0  # clusters: then a quantile is read off, not extrapolated
+_FLOOR, _FLOOR_FEW, _FEW = 0.1, 0.3, 4.0  # of the theoretical cluster; the more so the fewer there are
+_LEAST_GROUPS = 6
+_LEAST_WEIGHT = 0.05
 
 
 def load(rate_rps: Floats | float, capacity_rps: Floats | float) -> Floats:
@@ -37,7 +36,9 @@ class Evidence:
 
     Attributes:
         dwells: Steps in time order.
+        rates: Their rates, requests per second.
         y: Their loads.
+        n: Their requests.
         looks: Their sizes in clusters, n / phi.
         weights: In (0, 1].
         at: The load asked about.
@@ -58,6 +59,7 @@ class Evidence:
         self.looks = self.n / np.maximum(_PHI * self.rates * waits_s / gap * (1 + 0.7 * gap), 1.0)
         self.weights = np.exp(-0.5 * ((self.y - at) / reach) ** 2)
         self.at = at
+        self.limit_s = limit_s
         self.allowed = allowed
         self.exponent, self.exponent_sd = self._fit_exponent(min(10 * allowed, 0.3))
 
@@ -75,6 +77,17 @@ class Evidence:
         g = (_G / _G_SD**2 + float(weights @ (x * z))) / precision
         return min(max(g, 0.15), 1.2), max(precision**-0.5, _G_LEAST_SD)
 
+    @property
+    def _per_request(self) -> Floats:
+        """Return the weighted clusters that one request of each dwell stands for."""
+        clusters: Floats = self.weights * self.looks / np.maximum(self.n, 1)
+        return clusters
+
+    @property
+    def mean(self) -> float:
+        """Return the mean load that was measured, weighted like the counts."""
+        return float(np.average(self.y, weights=self.weights * self.looks))
+
     def expected(self, share: float) -> float:
         """Return the expected clusters above a limit that `share` of all requests exceed."""
         return float(share * (self.weights @ self.looks))
@@ -82,122 +95,98 @@ class Evidence:
     def counted(self, limits_s: Floats) -> Floats:
         """Return the clusters above limits of shape (dwells, ...)."""
         total = np.zeros(limits_s.shape[1:])
-        per_request = self.weights * self.looks / np.maximum(self.n, 1)
-        for dwell, factor, limit in zip(self.dwells, per_request, limits_s, strict=True):
+        for dwell, factor, limit in zip(self.dwells, self._per_request, limits_s, strict=True):
             if factor > 1e-6:
                 total += factor * dwell.tail.count_above(limit)
         return total
 
+    def counted_at(self, steps: Floats, exponent: float, least_slope: float) -> Floats:
+        """Return the clusters above the limit at loads that the dwells exceed by `steps` of shape (dwells, m).
+
+        Above a dwell's own load the count grows with d ln P / dy >= least_slope, whatever the scale law says: behind a
+        few pauses the law finds no more slow requests however far the limit is lowered.
+        """
+        total = np.zeros(steps.shape[1:])
+        for dwell, factor, step in zip(self.dwells, self._per_request, steps, strict=True):
+            if factor > 1e-6:
+                count = dwell.tail.count_above(self.limit_s * np.exp(exponent * step))
+                here = float(dwell.tail.count_above(np.asarray(self.limit_s)))
+                grown = np.minimum(here * np.exp(np.minimum(-least_slope * step, 20.0)), dwell.tail.n)
+                total += factor * np.where(step < 0, np.maximum(count, grown), count)
+        return total
+
     def quantile_s(self, share: float) -> float:
         """Return the response time that `share` of the requests exceed at `at`, seconds; 0 without requests."""
+        return float(self._quantiles_s(np.array([share]))[0])
+
+    def _quantiles_s(self, shares: Floats) -> Floats:
         largest = max((float(d.tail.values_s[-1]) for d in self.dwells if d.tail.values_s.size > 1), default=0.0)
         values = np.geomspace(1e-4, 10, 800) * largest
         scale = np.exp(self.exponent * (self.y - self.at))
         survival = self.counted(scale[:, None] * values[None, :])
-        index = int(np.searchsorted(-survival, -self.expected(share)))
-        return float(values[min(index, values.size - 1)])
+        index = np.searchsorted(-survival, -np.array([self.expected(share) for share in shares]))
+        quantiles: Floats = values[np.minimum(index, values.size - 1)]
+        return quantiles
 
-    def dispersion(self, limit_s: float, share: float, least: float) -> float:
-        """Return the variance of the clusters above a limit over Poisson, by batch means; not below a floor.
+    def tail_slope(self) -> float:
+        """Return the least -d ln P / d ln t over a decade of P from ten times down to a tenth of the allowed share.
 
-        The floor falls with the number of clusters and of groups, for both make the measured value trustworthy.
+        Where waits have an exponential tail it is above 3, with lognormal service 2.6 and more; where a few pauses or
+        slow spells, starved requests or a second class of them make the tail, 1 to 2.5.
         """
-        residuals: list[float] = []
-        for dwell, y, looks, weight in zip(self.dwells, self.y, self.looks, self.weights, strict=True):
-            if weight < 0.05 or dwell.tail.n == 0:
-                continue
-            limit = np.asarray(limit_s * np.exp(self.exponent * (y - self.at)))
-            scale = weight * looks / dwell.tail.n
-            residuals += [scale * float(part.count_above(limit) - share * part.n) for part in dwell.parts]
+        shares = self.allowed * np.array([10, 3.16, 1, 0.316, 0.1])
+        q = np.log(np.maximum(self._quantiles_s(np.minimum(shares, 0.5)), 1e-9))
+        return float(np.log(10) / max(float(np.max(q[2:] - q[:-2])), 0.1))
+
+    def dispersion(self, limit_s: float, share: float) -> tuple[float, float]:
+        """Return the variance of the clusters above a limit over Poisson, and the causes that it was seen in.
+
+        Batch means of single pieces of the steps, of two neighbours, of four and so on to groups of steps; the largest
+        variance counts, so that short clusters and slow changes both do. The causes are the effective number of
+        deviating groups, (sum e^2)^2 / sum e^4, where most were seen.
+        """
+        scaled = limit_s * np.exp(self.exponent * (self.y - self.at))
+        used = np.flatnonzero((self.weights >= _LEAST_WEIGHT) & (self.n > 0))
+        per_request = self._per_request
+        deviations = np.array([
+            per_request[i] * float(part.count_above(scaled[i]) - share * part.n)
+            for i in used for part in self.dwells[i].parts
+        ])  # fmt: skip
         expected = max(self.expected(share), 1e-12)
         kernel = float(self.weights**2 @ self.looks) * share / expected
-        groups = min(20, max(4, len(residuals) // 3))
-        floor = least * kernel * (0.1 + 0.6 * min(1.0, 8 / expected) + 1 / groups)
-        if len(residuals) < groups:
-            return floor
-        sums = np.array([float(np.sum(group)) for group in np.array_split(np.array(residuals), groups)])
-        student = float(stats.t.ppf(0.975, groups - 1)) / 1.96
-        return max(float(sums.var(ddof=1)) * groups * student**2 / expected, floor)
+        largest = kernel * (_FLOOR + _FLOOR_FEW * min(1.0, _FEW / expected))
+        causes = 1.0
+        while deviations.size >= _LEAST_GROUPS:
+            squares = deviations**2
+            largest = max(largest, float(squares.sum()) * squares.size / (squares.size - 1) / expected)
+            causes = max(causes, float(squares.sum() ** 2 / max(float(squares @ squares), 1e-300)))
+            deviations = np.append(deviations, np.zeros(deviations.size % 2)).reshape(-1, 2).sum(axis=1)
+        return largest, causes
 
-    def line(self) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
-        """Return (share, quantile, standard deviation of ln f) of the two shares that span the exponential line.
-
-        The third says how far the line through both may miss the quantile at the allowed share. None where the allowed
-        share is too large for a line.
-        """
-        large = 0.3 if self.allowed < 0.04 else _LARGEST_SHARE
-        small = large / 3
-        if small < 2 * self.allowed:
-            return None
-        q_large, q_small = self.quantile_s(large), self.quantile_s(small)
-        if not 0 < q_large < q_small:
-            return None
-        idle = 1 / (1 + float(np.exp(self.at)))  # 1 - rate / capacity
-        _, trust, noise = self._bow(q_large, q_small, small)
-        miss = float(np.hypot(0.04 + 0.1 * idle * (1 - trust), (0.7 + 3 * idle) * noise))
-        miss *= max(1.0, float(np.log(small / self.allowed)) / _DECADE)
-
-        def bend(share: float, reach: float) -> float:
-            return reach * float(np.hypot(miss, 0.11 / max(self.expected(share), 0.1) ** 0.5))
-
-        return (small, q_small, bend(small, 1.0)), (large, q_large, bend(large, 1.5))
-
-    def _bow(self, q_large: float, q_small: float, small: float) -> tuple[float, float, float]:
-        """Return how far the tail bows from the line at a third of the smaller share, in ln t, the trust, the noise.
-
-        The tail of lognormal service lies above the line, that of a batch server below. Trust in [0, 1] shrinks it.
-        """
-        share = 0.3 * small
-        if self.allowed > 0.5 * share:
-            return 0.0, 0.0, 0.0
-        q = self.quantile_s(share)
-        looks = self.expected(share) / max(self.dispersion(q, share, floor_of(share)), 1e-9)
-        trust = looks / (looks + 4)
-        bow = trust * float(np.log(q / _on_line(q_large, q_small, small, share)))
-        return bow, trust, 0.2 * trust / max(looks, 1e-9) ** 0.5
-
-    def extrapolate(self, share: float) -> float | None:
-        """Return the quantile at a share below the line's from the line and its bow, seconds.
-
-        From 3 % to 1 % the bow doubles (measured on eight servers: 1.6 to 2.9 times); it is taken to grow on like that.
-        """
-        known = self.line()
-        if known is None:
-            return None
-        (small, q_small, _), (_, q_large, _) = known
-        growth = max(0.0, 2 * float(np.log(small / share)) / _DECADE)
-        bow = float(np.clip(growth * self._bow(q_large, q_small, small)[0], -0.4, 0.8))
-        return max(_on_line(q_large, q_small, small, share) * float(np.exp(bow)), 1.02 * q_small)
+    def runs(self) -> Floats:
+        """Return the sizes, in clusters, of runs of neighbouring pieces of a step with requests above the limit."""
+        sizes: list[float] = []
+        limit = np.asarray(self.limit_s)
+        for dwell, factor, weight in zip(self.dwells, self._per_request, self.weights, strict=True):
+            counts = np.array([float(part.count_above(limit)) for part in dwell.parts])
+            if weight < _LEAST_WEIGHT or not counts.any():
+                continue
+            hit = np.flatnonzero(counts)
+            breaks = np.flatnonzero(np.diff(hit) > 1) + 1
+            sizes += [factor * float(counts[run].sum()) for run in np.split(hit, breaks)]
+        return np.array(sizes)
 
     def estimate(self, quantile: float) -> Estimate | None:
         """Return a quantile of the response time at `at` with its 95 % interval, seconds."""
         share = 1 - quantile
-        value, line = self.quantile_s(share), self.line()
-        blur = self._blur(share, value)
-        if line is not None and share < line[0][0] and blur > 1 / (-np.log(share) * _ENOUGH**0.5):
-            small, q_small, bend = line[0]
-            value = self.extrapolate(share) or value
-            blur = float(np.hypot(bend, self._blur(small, q_small)))
+        value = self.quantile_s(share)
         if value <= 0:
             return None
+        dispersion, _ = self.dispersion(value, share)
+        looks = self.expected(share) / max(dispersion * (1 - share), 1e-9)
+        blur = 1 / (max(-float(np.log(share)), 0.7) * max(looks, 1e-3) ** 0.5)
         # each quantile has its own exponent: what comes from other loads is off by a share of the distance
-        blur = float(np.hypot(blur, 0.02 + 0.3 * abs(np.average(self.y, weights=self.weights * self.looks) - self.at)))
+        blur = float(np.hypot(blur, 0.02 + 0.3 * abs(self.mean - self.at)))
         reach = float(np.exp(1.96 * min(blur, 1.0)))
         n = int(self.n[self.weights > 0.3].sum())
         return Estimate(value=value, low=value / reach, high=value * reach, n=n)
-
-    def _blur(self, share: float, value_s: float) -> float:
-        """Return the standard deviation of ln t of a quantile that was read off."""
-        dispersion = self.dispersion(value_s, share, floor_of(share)) * (1 - share)
-        looks = self.expected(share) / max(dispersion, 1e-9)
-        return float(1 / (max(-np.log(share), 0.7) * max(looks, 1e-3) ** 0.5))
-
-
-def _on_line(q_large: float, q_small: float, small: float, share: float) -> float:
-    """Return the quantile at `share` on the line of t on ln P through those at 3 * small and small."""
-    return q_small + (q_small - q_large) * float(np.log(small / share) / np.log(3))
-
-
-def floor_of(share: float) -> float:
-    """Return how the dispersion falls with the share that is counted: clusters above a low limit are shorter."""
-    return float(np.interp(np.log(share), np.log([0.02, 0.1, 0.3, 0.6]), [1.1, 0.75, 0.42, 0.3]))

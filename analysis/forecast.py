@@ -29,6 +29,9 @@ _SHOWN = (0.5, 0.95, 0.99)
 _LEAST_REPLAYED = 200
 _FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
+_FEW = 60  # rare delays: more are known well enough by resampling
+_TELLING = 0.15  # share of the violations that rare delays make up before their number matters
+_FURTHEST = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,9 @@ class Forecast:
 
     Attributes:
         rate_rps: The rate.
-        sd: Standard deviation of its logarithm, all doubts together.
+        sd: Standard deviation of its logarithm, all doubts together but that of rare delays.
+        below: What the small number of rare delays adds on the lower side, as a standard deviation.
+        above: The same on the upper side.
         slope: s there.
         quantiles: (quantile, response time in seconds, standard deviation of its logarithm) there: p50, p95, p99.
         lately: sd without the floor and the misfit: what more services would narrow.
@@ -46,6 +51,8 @@ class Forecast:
 
     rate_rps: float
     sd: float
+    below: float
+    above: float
     slope: float
     lately: float
     rare: int
@@ -189,11 +196,10 @@ def forecast(twin: Twin, sla: SLA, seed: int, near_rps: float | None = None) -> 
     _, error = _share(high, limit)
     of_simulation = error / shares[1] / slope / sqrt(2)
     resampled, quantiles = _spread(twin, rate, slope, limit, alpha, shape, seed)
-    rare, doubt = _rare(twin, rate, slope, limit, shape, seed)
-    lately = sqrt(resampled**2 + doubt**2)
+    rare, below, above = _rare(twin, rate, sla, seed)
     return Forecast(
-        rate_rps=rate, slope=slope, rare=rare, lately=lately, quantiles=quantiles,
-        sd=sqrt(lately**2 + of_simulation**2 + twin.trend**2 + _FLOOR**2),
+        rate_rps=rate, slope=slope, rare=rare, below=below, above=above, lately=resampled, quantiles=quantiles,
+        sd=sqrt(resampled**2 + of_simulation**2 + twin.trend**2 + _FLOOR**2),
     )  # fmt: skip
 
 
@@ -239,30 +245,50 @@ def _capacity(twin: Twin, law: Law) -> float:
     return rule.instances * rule.max_batch / mean
 
 
-def _rare(
-    twin: Twin, rate_rps: float, slope: float, limit_s: float, shape: tuple[int, int, int], seed: int
-) -> tuple[int, float]:
-    """Return how many rare long delays were seen, and the doubt of ln rate that their small number means.
+def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float, float]:
+    """Return how many rare long delays were seen, and what their small number means for ln rate, below and above.
 
-    Of k events, Poisson, the rate is known to 1 / sqrt k, and by that much the share of p that they make up.
+    Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the violations, as
+    they come and without them, is simulated at rates further and further away, until alpha is met with so many.
     """
     law = twin.law
     usual = np.median(law.ratios)
     robust = 1.4826 * float(np.median(np.abs(law.ratios - usual))) + 1e-6
-    typical = float(law.batch_s[1:].mean())
-    late = (law.ratios - usual) * typical + law.delays_s
-    is_rare = (late > _RARE_SHARE * limit_s) & (((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0))
+    late = (law.ratios - usual) * float(law.batch_s[1:].mean()) + law.delays_s
+    is_rare = late > _RARE_SHARE * sla.limit_s
+    is_rare &= ((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0)
     count = int(is_rare.sum())
-    if count == 0 or count > 200:
-        return 0, 0.0
+    if not 0 < count <= _FEW:
+        return 0, 0.0, 0.0
     without = Law(
         batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s)
     )
-    both = [
-        _share(response_s(twin, [one], rate_rps, shape, seed), limit_s)[0] for one in (law, without)
-    ]
-    share = max(0.0, 1 - both[1] / max(both[0], 1e-9))
-    return count, share * (1 + 1 / sqrt(count)) / sqrt(count) / slope
+
+    def shares(rate: float) -> tuple[float, float]:
+        shape = _shape(twin, rate, sla.limit_s, _COARSE * 2)
+        both = (_share(response_s(twin, [one], rate, shape, seed), sla.limit_s)[0] for one in (law, without))
+        first, second = both
+        return first, min(first, second)
+
+    def reach(times: float, sign: int) -> float:
+        apart, step = 0.0, 0.005
+        while apart < _FURTHEST:
+            further = apart + step
+            rate = rate_rps * exp(sign * further)
+            if rate > 0.999 * twin.capacity_rps:
+                break
+            seen, plain = shares(rate)
+            if sign * (plain + times * (seen - plain) - sla.violation_share) > 0:
+                break
+            apart, step = further, 1.5 * step
+        return apart + 0.5 * step
+
+    seen, plain = shares(rate_rps)
+    if seen - plain < _TELLING * seen:
+        return count, 0.0, 0.0
+    many = float(stats.gamma.ppf(0.975, count + 1)) / count
+    few = float(stats.gamma.ppf(0.025, count)) / count
+    return count, reach(many, -1) / 1.96, reach(few, 1) / 1.96
 
 
 def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:

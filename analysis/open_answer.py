@@ -13,6 +13,7 @@ from analysis.operating_point import OperatingPoint
 
 Verdict = Literal["found", "unmet", "undecided", "client_limited", "target_failed"]
 _QUANTILES = (0.5, 0.95, 0.99)
+_ORDERLY = 0.3  # coefficient of variation up to which a long delay is a pause, not the tail of the service times
 
 
 def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingPoint:
@@ -116,7 +117,9 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
         )
     elif point is not None and point.drift:
         yield f"The server changed by {100 * point.drift:.2g} % while it was measured; the interval allows for that"
-    rare = max((found.rare for found in loop.twin.forecasts.values()), default=0) if twin is not None else 0
+    if loop.changed:
+        yield "The server's capacity changed while it was measured; what came before was left out"
+    rare = max((found.rare for found in loop.twin.forecasts.values()), default=0) if twin and twin.cv < _ORDERLY else 0
     if rare:
         yield f"Long pauses were seen {rare} times; how often they come is known no better than that"
     if loop.moved:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, log, sqrt
 
 from analysis.boundary import Crossing, locate, quantiles_at
-from analysis.capacity import Capacity
+from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import TwinEstimator
 from analysis.evidence import load, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
@@ -19,6 +19,9 @@ from analysis.step import Reason, StepProgress, StepResult
 
 _OFFSETS = (-0.35, 0.0, 0.2)  # of the next dwell from the crossing, in y = ln h
 _FIRST_LOAD = 0.85
+_SETTLED_S = 25.0
+_RECHECK_S = (20.0, 40.0, 80.0)  # of measuring since the capacity was measured, before it is measured again
+_CHANGED = 0.03
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
 
 
@@ -63,6 +66,8 @@ class OpenLoop:
     _failed_rps: float | None = None  # where the last step at the safe rate failed
     _ramped: bool = False
     _measures: int = 0
+    _rechecks: int = 0
+    changed: bool = False
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
@@ -187,7 +192,7 @@ class OpenLoop:
         if point is None or capacity is None or self.half_width > self.precision:
             return False
         if self.twin.believed:
-            return self.twin.settled
+            return self.twin.settled(min(_SETTLED_S, 0.4 * self.budget_s))
         if not self.strained:
             return False
         centre = float(load(point.rate_rps, capacity.rate_rps))
@@ -252,6 +257,12 @@ class OpenLoop:
             self._ramped = True
         if self.unmet or self.capacity is None:
             return None
+        if self._recheck_due and left_s > 15 + 5 * self.limit_s:
+            top = self.capacity
+            return Plan(
+                rate_rps=top.rate_rps * (1.2 + 2 * min(top.error, 0.2)), purpose="ramp", drain_s=5 * self.limit_s,
+                duration_s=min(max(3.0, 300 / top.rate_rps), 10.0),
+            )  # fmt: skip
         reserve = self._confirm_s() + 2 * self.scale_s if self.crossing else 0.0
         least = 0.6 * self._least_dwell_s()
         if self.crossing is not None and (self.narrow or self.bounded or left_s < reserve + least):
@@ -265,6 +276,15 @@ class OpenLoop:
         if length < min(least, 0.6 * plan.duration_s):
             return self._plan_confirm(left_s)
         return Plan(rate_rps=plan.rate_rps, duration_s=length, purpose="measure", drain_s=plan.drain_s)
+
+    @property
+    def _recheck_due(self) -> bool:
+        """Say that the capacity is to be measured again: no model tells whether the server is still the one it was."""
+        twin = self.twin.twin if self.twin.believed else None
+        if self.ramp.capacity is None or self._rechecks >= len(_RECHECK_S) or (twin is not None and not twin.drift):
+            return False
+        measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
+        return measured >= _RECHECK_S[self._rechecks] or (self._rechecks == 0 and self.narrow)
 
     @property
     def finished(self) -> bool:
@@ -364,8 +384,13 @@ class OpenLoop:
         if result.offered == 0:
             self.ramp.stretch()
             return
-        overload_rps = self.ramp.overload_rps
-        if self.ramp.add(result, stopped=stopped):
+        overload_rps, before = self.ramp.overload_rps, self.ramp.capacity
+        again = self._ramped and result.step.purpose == "ramp" and before is not None
+        self._rechecks += again
+        overloaded = self.ramp.add(result, stopped=stopped)
+        if again and before is not None and self._differs(before, measure_capacity(result) if overloaded else None):
+            self._restart(result if overloaded else None)
+        if overloaded:
             self.twin.add(result, overload=True)
             return
         if self.ramp.overload_rps is None and overload_rps is not None:
@@ -373,11 +398,11 @@ class OpenLoop:
         self._measures += result.step.purpose != "ramp"
         self.looks.append(Look.of(result, self.slas, self.scale_s))
         self.twin.add(result, overload=stopped)
-        self._evaluate()
+        self._evaluate(again=result.step.purpose == "confirm")
         if result.step.purpose == "confirm":
             self._confirm(result, stopped=stopped)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, *, again: bool) -> None:
         """Solve for the crossings anew: by counting, and by the twin with counting as its referee."""
         capacity = self.capacity
         if capacity is None or not Descent(self.looks, self.slas, capacity.rate_rps).passed:
@@ -386,10 +411,24 @@ class OpenLoop:
         dwells = tuple(look.dwell for look in self.looks if not look.ramp)
         self.counted = {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
         if self.ramp.capacity is not None:
-            self.twin.update(self.ramp.capacity, self.counted, self.seed)
+            self.twin.update(self.ramp.capacity, self.counted, self.seed, again=again)
         errors = error_crossing(self.looks, self.error_budget)
         if errors is not None:
             self.counted[ERROR_BUDGET] = errors
+
+    def _differs(self, before: Capacity, now: Capacity | None) -> bool:
+        """Say that the capacity is no longer what it was; None: the server was not even overloaded above it."""
+        if now is None:
+            return True
+        doubt = 3 * sqrt(before.error**2 + now.error**2)
+        return abs(log(now.rate_rps / before.rate_rps)) > max(_CHANGED, doubt)
+
+    def _restart(self, overload: StepResult | None) -> None:
+        """Forget what was measured before the server changed."""
+        self.changed = True
+        self.looks, self.counted, self.confirmation = [], {}, None
+        self.twin = TwinEstimator(self.slas)
+        self.ramp.forget(overload)
 
     def _confirm(self, result: StepResult, *, stopped: bool) -> None:
         """Take in a step at the safe rate; where it failed the answer moves below it."""

@@ -131,6 +131,11 @@ class Ramp:
                 self.idle_s = idle_response_s(result)
         return False
 
+    def forget(self, overload: StepResult | None) -> None:
+        """Keep of the capacity only what this step shows: the server has changed since."""
+        measured = measure_capacity(overload) if overload is not None else None
+        self._measured = [measured] if measured is not None else []
+
     def begin(self) -> None:
         """Forget the last step's progress."""
         self._overload_s, self._silent_s = None, 0.0

@@ -26,7 +26,7 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _CORRELATED = 0.15
 _BLOCK_S = 2.0
-_CHANGE_Z, _CHANGE = 4.5, 0.004
+_CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -333,24 +333,34 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
     """Return from which service on the ratios show no change, the size of the last change cut off, and of a trend left.
 
     Block means over about two seconds are split where their means differ most, by a t statistic; the earlier part goes
-    while that is above 4.5 and 0.4 %. On stationary servers that happens in less than one run in a hundred.
+    while that is above 4.5 and 0.4 %. A trend above 3.3 standard errors of its slope, or what may be left of one after
+    a cut, cannot be cut off: it is given as the change over the whole time seen, for as much may be still to come.
     """
     begin, change = 0, 0.0
     for _ in range(4):
         edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
         if means.size < 6:
-            return begin, change, 0.0
+            break
         cut, z, difference = _split(means, weights)
         if abs(z) < _CHANGE_Z or abs(difference) < _CHANGE:
             break
         change = difference
         begin += int(edges[cut])
     edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
-    if not change or means.size < 4:
-        return begin, change, abs(change) if means.size < 4 and change else 0.0
-    at = np.arange(means.size) / means.size - 0.5
-    slope = float(np.average(at * means, weights=weights) / np.average(at**2, weights=weights))
-    return begin, change, abs(slope) / 2
+    if means.size < 4:
+        return begin, change, abs(change)
+    dates = dates_s[begin:][edges.astype(np.int64)]
+    at = dates - np.average(dates, weights=weights)
+    apart = means - np.average(means, weights=weights)
+    spread = float(weights @ at**2)
+    slope = float(weights @ (at * apart)) / spread
+    residual = float(weights @ (apart - slope * at) ** 2) / (means.size - 2)
+    per_weight = max(residual, float(ratios[begin:].var()))
+    error, seen = (per_weight / spread) ** 0.5, float(dates_s[-1] - dates_s[0])
+    if change:  # what has changed is taken to go on changing as fast as the rest allows
+        return begin, change, (abs(slope) + error) * seen
+    is_trend = abs(slope) > _TREND_Z * error and abs(slope) * seen > _CHANGE
+    return begin, change, abs(slope) * seen if is_trend else 0.0
 
 
 def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Floats, Floats, Floats]:
