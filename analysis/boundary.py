@@ -38,6 +38,7 @@ _ENOUGH = 3.0  # independent looks near the crossing: no need to go further for 
 _SLOPE, _FLATTEST = 2.5, 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rare pauses 1.4
 _REGULAR = 2.5  # -d ln P / d ln t
 _MISFIT = 0.003
+_FAR = 0.3  # of the distance in y over which the law was used: how far its shape may be off
 _PASS_FAR = 0.5  # of the limit: the quantile of a step far below it
 _STEEPEST = 1.5  # exponent that no queue exceeds
 
@@ -180,6 +181,8 @@ class _Count:
         if counted[-1] < target:
             return float(_Y[-1])
         rises = np.flatnonzero(np.diff(counted, prepend=-1.0) > 0)
+        if counted[0] == 0 and rises.size > 1:  # where nothing is counted yet says nothing: begin at its end
+            rises[0] = rises[1] - 1
         return float(np.interp(target, counted[rises], _Y[rises]))
 
 
@@ -202,10 +205,10 @@ def _interval(count: _Count, capacity: Capacity) -> Crossing:
     reach = min(max(count.looks**-0.5, 0.3), 1.2)  # in ln count: over which its slope in y is measured
     y = count.root(g)
     below, above = y - count.root(g, factor=float(np.exp(-reach))), count.root(g, factor=float(np.exp(reach))) - y
-    flat = count.root(g, factor=float(np.exp(reach)), slope=1.0) - y
+    flat = count.root(g, factor=float(np.exp(reach)), slope=0.0) - y
     chance = count.looks**-0.5 / reach * np.array([max(below, above), max(flat, above)])
     steep = [count.root(g + k * evidence.exponent_sd) for k in (-1, 1)]
-    law = 0.5 * (max(*steep, y) - min(*steep, y))
+    law = float(np.hypot(0.5 * (max(*steep, y) - min(*steep, y)), _FAR * (y - evidence.mean)))
     tops = [capacity.rate_rps * (1 + k * capacity.error) for k in (0.0, 2.0)]
     ends = [_rate(m, count.root(g, top=m)) for m in tops]
     spread = 0.5 * abs(float(np.log(ends[1] / ends[0])))

@@ -18,16 +18,16 @@ from analysis.step import Outcome, StepResult
 from analysis.twin import Twin, fit
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
-_MOST_REQUESTS = 400_000
+_MOST_REQUESTS = 120_000
 _MISFIT = 0.02
 _MISFIT_OF_SD = 1.5
 _ABOVE_CAPACITY = 0.03
 _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
-_STRIKES = 2
+_STRIKES, _EARLY_S = 2, 20.0
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
-_LATER = 1.3  # times the evidence of the last fit before it is fitted again
+_LATER = 1.8  # times the evidence of the last fit before it is fitted again
 
 
 @dataclass(slots=True)
@@ -36,27 +36,26 @@ class TwinEstimator:
 
     Attributes:
         slas: At least one.
+        arrivals: Name of the arrival process; the twin knows Poisson arrivals only.
         refused: Why the twin is not believed, half a sentence; None where it is.
         twin: The last that was believed.
         forecasts: By the SLA's text.
         check: How well it replays what was seen.
+        seconds: Time over which requests fell due in the steps that were taken in.
         crossings: Where each SLA is crossed, by its text; empty while the twin is refused.
     """
 
     slas: Sequence[SLA]
+    arrivals: str = "poisson"
     refused: str | None = "nothing was measured yet"
     twin: Twin | None = None
     forecasts: dict[str, Forecast] = field(default_factory=dict)
     check: Check | None = None
+    seconds: float = 0.0
     crossings: dict[str, Crossing] = field(default_factory=dict)
     _traces: list[Trace] = field(default_factory=list)
     _strikes: int = 0
     _fitted: float = 0.0  # seconds of steps at the last fit
-
-    @property
-    def seconds(self) -> float:
-        """Return the time over which requests fell due in the steps that are kept."""
-        return sum(float(trace.arrival_s[-1]) for trace in self._traces)
 
     @property
     def requests(self) -> int:
@@ -93,6 +92,7 @@ class TwinEstimator:
                 self.give_up("requests failed")
             return
         self._traces.append(Trace.of(result, overload=overload))
+        self.seconds += result.offered_span_s
         while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
             largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
             self._traces[largest] = self._traces[largest].head(self._traces[largest].arrival_s.size // 2)
@@ -110,46 +110,52 @@ class TwinEstimator:
             seed: Of the simulations.
             again: Fit even where there is little more.
         """
+        if self.arrivals != "poisson":
+            self.give_up(f"it knows Poisson arrivals, and these are {self.arrivals}")
         if self.final or not any(not trace.overload for trace in self._traces):
             return
         seconds = self.seconds
         if seconds < _LATER * self._fitted and not again:
             return
         self._fitted = seconds
-        why = self._try(capacity, counted, seed)
-        lasting = why is not None and self.twin is not None and not why.endswith("yet")
-        self._strikes = self._strikes + 1 if lasting or (why and not why.endswith("yet") and seconds > 20) else 0
+        why, lasting = self._try(capacity, counted, seed)
+        self._strikes = self._strikes + 1 if why and lasting and seconds > _EARLY_S else 0
         self.refused = why
         check = self.check
         self.crossings = {} if why or not check else {n: self._crossing(f, check) for n, f in self.forecasts.items()}
 
-    def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> str | None:
+    def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> tuple[str | None, bool]:
+        """Return why the twin is refused, or None, and whether more data are unlikely to change that."""
         fitted = fit(self._traces, self.twin)
         if isinstance(fitted, str):
-            return fitted
+            return fitted, not fitted.endswith("yet")
         same = fitted.since_s is None  # what was measured before a change says nothing of the server after it
         if same and abs(log(fitted.capacity_rps / capacity.rate_rps)) > max(2 * _ABOVE_CAPACITY, 4 * capacity.error):
-            return "the fitted server completes more or less in overload than was measured"
+            return "the fitted server completes more or less in overload than was measured", True
         if not fitted.enough:
-            return "too few services were seen yet"
+            return "too few services were seen yet", False
         forecasts = {}
         for sla in self.slas:
-            before = self.forecasts.get(str(sla))
-            found = forecast(fitted, sla, seed, before.rate_rps if before else None)
+            found = forecast(fitted, sla, seed, self._load(str(sla)))
             if found is None:
-                return "the fitted server meets the SLA at no rate"
+                return "the fitted server meets the SLA at no rate", True
             forecasts[str(sla)] = found
         tightest = min(forecasts.values(), key=lambda f: f.rate_rps)
         check = replay(fitted, self._traces, seed)
         if check is None:
-            return "too few requests were seen yet to check it"
+            return "too few requests were seen yet to check it", False
         if check.misfit > max(_MISFIT, _MISFIT_OF_SD * tightest.sd):
-            return f"replaying the same arrivals it is wrong by {100 * check.misfit:.1f} %"
+            return f"replaying the same arrivals it is wrong by {100 * check.misfit:.1f} %", False
         for name, found in forecasts.items():
             if contradicts(found, check, counted.get(name)):
-                return "counting violations contradicts it"
+                return "counting violations contradicts it", False
         self.twin, self.forecasts, self.check = fitted, forecasts, check
-        return None
+        return None, False
+
+    def _load(self, name: str) -> float | None:
+        """Return the last answer for an SLA over the capacity of the twin that gave it, or None."""
+        before = self.forecasts.get(name)
+        return before.rate_rps / self.twin.capacity_rps if before is not None and self.twin is not None else None
 
     def _crossing(self, found: Forecast, check: Check) -> Crossing:
         below, above = (hypot(found.sd, check.misfit, rare) for rare in (found.below, found.above))

@@ -19,19 +19,22 @@ from analysis.twin import Twin, relaw
 
 _GROUPS = 16  # resamples of the service law
 _BLOCK = 25  # services that are resampled together
-_COARSE, _FINE = 150_000, 1_200_000  # requests a simulation, warm-up left out
+_COARSE, _FINE = 150_000, 600_000  # requests a simulation, warm-up left out
 _LONGEST_LANE = 120_000
 _LONGEST_LANE_SINGLE = 25_000
 _REPLAYS = 12
-_CHANCE = 2.0  # variances of chance below which a difference is none
+_CHANCE = 4.0  # variances of chance below which a difference is none
 _CHECKED = (0.9, 0.97, 0.99)
 _SHOWN = (0.5, 0.95, 0.99)
-_LEAST_REPLAYED = 200
+_LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
+_REPLAYED = 6  # steps
 _FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
 _TELLING = 0.15  # share of the violations that rare delays make up before their number matters
 _FURTHEST = 0.5
+_HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
+_NEAR_ENOUGH = 0.3  # of ln p, for the slope to hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +124,10 @@ def _coarse_share(twin: Twin, rate_rps: float, limit_s: float) -> float:
     return _share(response_s(twin, [twin.law], rate_rps, shape, seed=11), limit_s)[0]
 
 
-def crossing(twin: Twin, sla: SLA, near_rps: float | None = None) -> float | None:
-    """Return the highest rate at which the twin holds an SLA; None where it holds it at none.
+def crossing(twin: Twin, sla: SLA) -> float | None:
+    """Return about the highest rate at which the twin holds an SLA; None where it holds it at none.
 
     From just below the capacity downwards, for where batches wait to fill a low rate may violate the SLA too.
-
-    Args:
-        twin: The fitted server.
-        sla: Gives the limit and alpha.
-        near_rps: The answer from fewer data, where known.
     """
     top, alpha, limit = twin.capacity_rps, sla.violation_share, sla.limit_s
 
@@ -137,20 +135,19 @@ def crossing(twin: Twin, sla: SLA, near_rps: float | None = None) -> float | Non
         share = _coarse_share(twin, top / (1 + exp(-y)), limit)
         return log(max(share, 1e-6) / alpha)
 
-    start = _load(near_rps, top) + 0.2 if near_rps and near_rps < 0.998 * top else 3.0
-    y, high = start, excess(start)
+    y = 3.0
+    high = excess(y)
     while high <= 0:
-        if y > 6.2:
+        if y > _HIGHEST_Y:
             return top / (1 + exp(-y))
         y += 0.8
         high = excess(y)
-    low_y, low = y, high
-    step = 0.4
+    low_y, low, step = y, high, 0.4
     while low > 0:
         y, high = low_y, low
         low_y -= step
         step = min(1.7 * step, 1.0)
-        if low_y < -4.0:
+        if low_y < _LOWEST_Y:
             return None
         low = excess(low_y)
     for _ in range(5):  # false position, its ends drawn in
@@ -167,48 +164,72 @@ def crossing(twin: Twin, sla: SLA, near_rps: float | None = None) -> float | Non
     return top / (1 + exp(-best))
 
 
-def _load(rate_rps: float, top_rps: float) -> float:
-    return log(rate_rps / (top_rps - rate_rps))
-
-
-def forecast(twin: Twin, sla: SLA, seed: int, near_rps: float | None = None) -> Forecast | None:
+def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Forecast | None:
     """Solve for the rate and for its doubt, by resampling the services in blocks (Kuensch 1989).
 
     Each resample simulates the rate scaled to its own capacity, so that what is left to differ is the shape.
+
+    Args:
+        twin: The fitted server.
+        sla: Gives the limit and alpha.
+        seed: Of the simulations.
+        load: Rate over capacity that fewer data gave, where known: the search begins there.
     """
-    rate = crossing(twin, sla, near_rps)
+    rate = load * twin.capacity_rps if load is not None else crossing(twin, sla)
     if rate is None:
         return None
-    alpha, limit = sla.violation_share, sla.limit_s
+    limit = sla.limit_s
     shape = _shape(twin, rate, limit, _FINE)
-    steepness = min(max(4.4 * rate / max(twin.capacity_rps - rate, 0.002 * rate), 3.0), 900.0)
-    for round_ in range(2):
-        step = 0.25 / steepness
-        low, high = (
-            response_s(twin, [twin.law], rate * exp(sign * step), shape, seed + round_) for sign in (-1, 1)
-        )
-        shares = [max(_share(response, limit)[0], 1e-6) for response in (low, high)]
-        slope = min(max(log(shares[1] / shares[0]) / (2 * step), 0.4 * steepness), 2.5 * steepness)
-        rate *= exp(-log(sqrt(shares[0] * shares[1]) / alpha) / slope)
-        if abs(log(sqrt(shares[0] * shares[1]) / alpha)) < 0.3:
+    slope = min(max(4.4 * rate / max(twin.capacity_rps - rate, 0.002 * rate), 3.0), 900.0)
+    for again in range(3):
+        step = 0.25 / slope
+        pair = _pair(twin, rate, step, shape, seed + again)
+        before, off, slope, error = _secant(pair, rate, step, sla, slope)
+        rate = min(before * exp(-off / slope), 0.999 * twin.capacity_rps)
+        if abs(off) < _NEAR_ENOUGH:
             break
-        steepness = slope
-    _, error = _share(high, limit)
-    of_simulation = error / shares[1] / slope / sqrt(2)
-    resampled, quantiles = _spread(twin, rate, slope, limit, alpha, shape, seed)
+    resampled, doubts = _spread(twin, rate, slope, limit, sla.violation_share, shape, seed)
+    sd = sqrt(resampled**2 + error**2 + twin.trend**2 + _FLOOR**2)
+    quantiles = _quantiles(pair, step, log(rate / before), sd, doubts)
     rare, below, above = _rare(twin, rate, sla, seed)
     return Forecast(
         rate_rps=rate, slope=slope, rare=rare, below=below, above=above, lately=resampled, quantiles=quantiles,
-        sd=sqrt(resampled**2 + of_simulation**2 + twin.trend**2 + _FLOOR**2),
+        sd=sd,
     )  # fmt: skip
+
+
+def _pair(twin: Twin, rate_rps: float, step: float, shape: tuple[int, int, int], seed: int) -> list[Floats]:
+    """Simulate a rate a step of ln rate lower and higher, on the same arrivals and services."""
+    return [response_s(twin, [twin.law], rate_rps * exp(sign * step), shape, seed) for sign in (-1, 1)]
+
+
+def _secant(
+    pair: Sequence[Floats], rate_rps: float, step: float, sla: SLA, expected: float
+) -> tuple[float, float, float, float]:
+    """Return the rate, ln (p / alpha) there, the slope s and the simulation's standard error of ln rate."""
+    shares = [max(_share(response, sla.limit_s)[0], 1e-6) for response in pair]
+    slope = min(max(log(shares[1] / shares[0]) / (2 * step), 0.4 * expected), 2.5 * expected)
+    error = _share(pair[1], sla.limit_s)[1] / shares[1] / slope / sqrt(2)
+    return rate_rps, log(sqrt(shares[0] * shares[1]) / sla.violation_share), slope, error
+
+
+def _quantiles(
+    pair: Sequence[Floats], step: float, moved: float, sd: float, doubts: Sequence[float]
+) -> tuple[tuple[float, float, float], ...]:
+    """Return what `Forecast.quantiles` holds, from simulations around a rate that was then `moved` in ln rate."""
+    ends = np.log([np.quantile(response, _SHOWN) for response in pair])
+    slopes = (ends[1] - ends[0]) / (2 * step)
+    values = np.exp(ends.mean(axis=0) + slopes * moved)
+    rows = zip(_SHOWN, values.tolist(), doubts, slopes.tolist(), strict=True)
+    return tuple((q, value, sqrt(doubt**2 + (slope * sd) ** 2)) for q, value, doubt, slope in rows)
 
 
 def _spread(
     twin: Twin, rate_rps: float, slope: float, limit_s: float, alpha: float, shape: tuple[int, int, int], seed: int
-) -> tuple[float, tuple[tuple[float, float, float], ...]]:
+) -> tuple[float, list[float]]:
     """Return the standard deviation of ln rate over resampled service laws, the simulation's own share taken off.
 
-    And p50, p95 and p99 there with the standard deviation of their logarithms.
+    And those of the logarithms of p50, p95 and p99 there.
     """
     rng = np.random.default_rng([seed, 4])
     laws = [relaw(twin, _resample(twin.services, rng)) for _ in range(_GROUPS)]
@@ -226,9 +247,8 @@ def _spread(
     logs = np.log(scale) - np.log(mean / alpha) / slope
     chance = float(own) / max(float(mean.mean()), 0.02 * alpha) ** 2 / slope**2
     variance = float(logs.var(ddof=1))
-    seen = np.log(np.quantile(response.reshape(_GROUPS, -1), _SHOWN, axis=1))
-    quantiles = zip(_SHOWN, np.exp(seen.mean(axis=1)).tolist(), seen.std(axis=1, ddof=1).tolist(), strict=True)
-    return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), tuple(quantiles)
+    doubts = np.log(np.quantile(response.reshape(_GROUPS, -1), _SHOWN, axis=1)).std(axis=1, ddof=1)
+    return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
 
 
 def _resample(count: int, rng: np.random.Generator) -> "np.typing.NDArray[np.int64]":
@@ -299,7 +319,8 @@ def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
     """
     calm = [trace for trace in traces if not trace.overload and trace.arrival_s.size >= _LEAST_REPLAYED]
     top = max((trace.rate_rps for trace in calm), default=0.0)
-    near = sorted((t for t in calm if t.rate_rps > 0.85 * top), key=lambda t: t.start_s)[-8:]
+    near = sorted((t for t in calm if t.rate_rps > 0.85 * top), key=lambda t: t.start_s)[-_REPLAYED:]
+    near = [trace.head(_LONGEST_REPLAY) for trace in near]
     if not near:
         return None
     faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004

@@ -11,6 +11,7 @@ from analysis.boundary import Crossing
 from analysis.dwell import Dwell
 from analysis.judgement import ERROR_BUDGET, Verdict, judge_share
 from analysis.sla import SLA
+from analysis.stationarity import warmup_s
 from analysis.step import Outcome, StepResult
 
 _DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down to 0.08
@@ -46,6 +47,7 @@ class Look:
         """Reduce a result whose queue settles on a time scale; when arrivals end, the last batch waits to fill."""
         ramp, length = result.step.purpose == "ramp", result.offered_span_s
         settle = 0.0 if ramp else min(0.1 * length + 2 * scale_s, 0.3 * length)
+        settle = max(settle, 0.0 if ramp else warmup_s(result))
         close = min(scale_s, 0.05 * length)
         dwell = Dwell.of(result, settle, close, 4 if length < 5 else 8)
         failed = result.outcome != Outcome.OK
@@ -167,7 +169,7 @@ class Descent:
         would have shown it too.
         """
         mild = any(self._is_hint(look) for look in self.looks) or not self._least_violated
-        requests = 200.0 if mild else min(max(12.0, (_SHOWN + 1) / self._least_violated), 200.0)
+        requests = 200.0 if mild else min(max(12.0, (_SHOWN + 3) / self._least_violated), 200.0)
         return max(1.0, 5 * limit_s, requests / rate_rps)
 
     @property

@@ -4,7 +4,7 @@ Pure policy: results in, the next step out. `analysis.search` keeps the budget a
 """
 
 from dataclasses import dataclass, field, replace
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 from analysis.boundary import Crossing, locate, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
@@ -20,7 +20,7 @@ from analysis.step import Reason, StepProgress, StepResult
 _OFFSETS = (-0.35, 0.0, 0.2)  # of the next dwell from the crossing, in y = ln h
 _FIRST_LOAD = 0.85
 _SETTLED_S = 25.0
-_RECHECK_S = (20.0, 40.0, 80.0)  # of measuring since the capacity was measured, before it is measured again
+_RECHECK_S = (20.0, 80.0)  # of measuring since the capacity was measured, before it is measured again
 _CHANGED = 0.03
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
 
@@ -48,6 +48,7 @@ class OpenLoop:
         confirmation: The last step at the safe rate.
         moved: A step at the safe rate failed, and the answer was lowered.
         seed: Of the twin's simulations.
+        arrivals: Name of the arrival process.
     """
 
     slas: tuple[SLA, ...]
@@ -62,6 +63,7 @@ class OpenLoop:
     confirmation: Confirmation | None = None
     moved: bool = False
     seed: int = 0
+    arrivals: str = "poisson"
     twin: TwinEstimator = field(init=False)
     _failed_rps: float | None = None  # where the last step at the safe rate failed
     _ramped: bool = False
@@ -71,7 +73,7 @@ class OpenLoop:
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
-        self.twin = TwinEstimator(self.slas)
+        self.twin = TwinEstimator(self.slas, self.arrivals)
 
     # what is known -----------------------------------------------------------------------------------------------
 
@@ -134,7 +136,8 @@ class OpenLoop:
     def binding(self) -> str:
         """Name the bound with the lowest crossing, or before any the one that binds most often."""
         if self.crossings:
-            return min(self.crossings, key=lambda name: self.crossings[name].rate_rps)
+            found = self.crossings  # failures count against an SLA too: where both cross, they are the cause
+            return min(found, key=lambda name: (found[name].rate_rps, name != ERROR_BUDGET))
         names = [look.binding for look in self.looks if not look.passes]
         return max(sorted(set(names)), key=names.count) if names else str(self.slas[0])
 
@@ -257,12 +260,10 @@ class OpenLoop:
             self._ramped = True
         if self.unmet or self.capacity is None:
             return None
-        if self._recheck_due and left_s > 15 + 5 * self.limit_s:
-            top = self.capacity
-            return Plan(
-                rate_rps=top.rate_rps * (1.2 + 2 * min(top.error, 0.2)), purpose="ramp", drain_s=5 * self.limit_s,
-                duration_s=min(max(3.0, 300 / top.rate_rps), 10.0),
-            )  # fmt: skip
+        if self._recheck_due:
+            again = self._plan_recheck(self.capacity)
+            if again.duration_s + again.drain_s < 0.15 * left_s and again.rate_rps <= (self.ceiling_rps or inf):
+                return again
         reserve = self._confirm_s() + 2 * self.scale_s if self.crossing else 0.0
         least = 0.6 * self._least_dwell_s()
         if self.crossing is not None and (self.narrow or self.bounded or left_s < reserve + least):
@@ -285,6 +286,12 @@ class OpenLoop:
             return False
         measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
         return measured >= _RECHECK_S[self._rechecks] or (self._rechecks == 0 and self.narrow)
+
+    def _plan_recheck(self, capacity: Capacity) -> Plan:
+        """Plan a step above the capacity that shows what it is now."""
+        rate = capacity.rate_rps * (1.4 + 2 * min(capacity.error, 0.2))
+        # so many that the backlog of a server that has not changed is beyond chance
+        return Plan(rate_rps=rate, duration_s=max(3.0, 300 / rate), purpose="ramp", drain_s=5 * self.limit_s)
 
     @property
     def finished(self) -> bool:
@@ -427,7 +434,7 @@ class OpenLoop:
         """Forget what was measured before the server changed."""
         self.changed = True
         self.looks, self.counted, self.confirmation = [], {}, None
-        self.twin = TwinEstimator(self.slas)
+        self.twin = TwinEstimator(self.slas, self.arrivals)
         self.ramp.forget(overload)
 
     def _confirm(self, result: StepResult, *, stopped: bool) -> None:

@@ -62,6 +62,8 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     lanes, size = arrivals_s.shape
     if lanes % len(laws):
         raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
+    if rule.max_batch == 1:
+        return _singles(rule, laws, arrivals_s, rng)
     batch = rule.max_batch
     group = np.arange(lanes) * len(laws) // lanes
     table = np.stack([law.batch_s for law in laws])
@@ -93,17 +95,11 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
             break
         worker = free.argmin(axis=1) if rule.instances > 1 else np.zeros(lanes, dtype=np.int64)
         ready = free[rows, worker]
-        if batch > 1:
-            start = np.maximum(ready, np.minimum(flat[at] + rule.wait_s, flat[at + batch - 1]))
-            if delayed:
-                start = start + delays[pick]
-            taken = np.searchsorted(keys, np.minimum(start, 0.4 * span) + shift, side="right") - at
-            taken = np.minimum(np.clip(taken, 1, batch), np.maximum(end - at, 1))
-        else:
-            start = np.maximum(ready, flat[at] + rule.wait_s)
-            if delayed:
-                start = start + delays[pick]
-            taken = live.astype(np.int64)
+        start = np.maximum(ready, np.minimum(flat[at] + rule.wait_s, flat[at + batch - 1]))
+        if delayed:
+            start = start + delays[pick]
+        taken = keys.searchsorted(np.minimum(start, 0.4 * span) + shift, side="right") - at
+        taken = np.minimum(np.maximum(np.minimum(taken, batch), 1), np.maximum(end - at, 1))
         done = start + table[group, taken] * ratios[pick]
         free[rows, worker] = np.where(live, done, np.inf)
         taken = np.where(live, taken, 0)
@@ -117,6 +113,39 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     repeated = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
     out[np.isfinite(arrivals_s)] = repeated
     return out
+
+
+def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+    """Simulate batches of one: Kiefer and Wolfowitz's recursion (1955), with one instance Lindley's in closed form."""
+    lanes, size = arrivals_s.shape
+    share = lanes // len(laws)
+    restarts = rng.random((size, share))
+    anew = restarts < _RESTART
+    anew[0] = True
+    since = np.maximum.accumulate(np.where(anew, np.arange(size)[:, None], 0), axis=0)
+    run = np.arange(size)[:, None] - since  # services since the last restart
+    chance = np.take_along_axis(restarts, since, axis=0)
+    chance = np.where(since == 0, restarts[0], chance / _RESTART)
+    columns = []
+    for law in laws:
+        count = law.ratios.size
+        pick = ((chance * count).astype(np.int64) + run) % count
+        columns.append(law.ratios[pick] * law.batch_s[1] + law.delays_s[pick])
+    service = np.concatenate(columns, axis=1)
+    arrival = np.ascontiguousarray(np.where(np.isfinite(arrivals_s), arrivals_s, 1e300).T) + rule.wait_s
+    if rule.instances == 1:
+        total = np.cumsum(service, axis=0)
+        done = total + np.maximum.accumulate(arrival - total + service, axis=0)
+    else:
+        done = np.empty_like(service)
+        free = np.full((lanes, rule.instances), -np.inf)
+        at = np.arange(lanes) * rule.instances
+        flat = free.reshape(-1)
+        for i in range(size):
+            soonest = at + free.argmin(axis=1)
+            done[i] = np.maximum(arrival[i], flat[soonest]) + service[i]
+            flat[soonest] = done[i]
+    return np.where(np.isfinite(arrivals_s), done.T, np.inf)
 
 
 def poisson_lanes(lanes: int, size: int, rng: np.random.Generator) -> Floats:

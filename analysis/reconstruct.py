@@ -20,6 +20,7 @@ from analysis.step import StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS = 6
+_LEAST_DEEP = 1500  # requests in overload; with fewer, backlogs of other steps are looked at as well
 _AS_MANY = 0.03
 _SUPPOSITIONS = 3
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
@@ -94,7 +95,9 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
     middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch apart,
     larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
     """
-    deep = [trace for trace in traces if trace.overload] or list(traces)
+    deep = [trace for trace in traces if trace.overload]
+    if sum(trace.arrival_s.size for trace in deep) < _LEAST_DEEP:
+        deep = list(traces)
     found: dict[int, list[tuple[float, float]]] = {}
     for gap in _gap_candidates(deep):
         sizes = np.concatenate([_runs(trace, gap) for trace in deep])
@@ -136,7 +139,7 @@ def _runs(trace: Trace, gap: float) -> Ints:
     sizes = lasts - firsts
     arrived = np.searchsorted(trace.arrival_s, trace.done_s[firsts - 1], side="right")
     deep = arrived - lasts > 2 * sizes
-    return sizes[deep] if trace.overload else sizes[arrived - lasts > sizes]
+    return sizes[deep]
 
 
 def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_rule: bool = True) -> Services:

@@ -66,7 +66,7 @@ class Search:
         self.precision, self.budget_s, self.arrivals, self.seed = precision, budget_s, arrivals, seed
         ramp = Ramp(max(sla.limit_s for sla in self.slas))
         ramp.start_rps = start_rps or ramp.start_rps
-        self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps, seed=seed)
+        self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps, seed=seed, arrivals=arrivals)
         self._closed = ClosedLoop(self.slas, precision, max_users) if mode == "closed" else None
         self._step: Step | None = None
         self._count = 0

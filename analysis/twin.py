@@ -26,6 +26,7 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _CORRELATED = 0.15
 _BLOCK_S = 2.0
+_FAR = 6.0  # robust standard deviations
 _CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
 
 
@@ -310,7 +311,7 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     service = np.concatenate([part.service_s for part in parts])
     delays = np.concatenate([part.delay_s for part in parts])
     mean, _, _ = _batch_s(sizes, service, batch)
-    begin, change, trend = _stationary(dates, np.minimum(service / mean[sizes], 3.0))
+    begin, change, trend = _stationary(dates, _without_pauses(service / mean[sizes]))
     sizes, service, delays, dates = sizes[begin:], service[begin:], delays[begin:], dates[begin:]
     mean, base, per_item = _batch_s(sizes, service, batch)
     ratios = np.maximum(service, 0.0) / mean[sizes]
@@ -327,6 +328,13 @@ def relaw(twin: Twin, index: Ints) -> Law:
     sizes, service = twin.sizes[index], twin.service_s[index]
     mean, _, _ = _batch_s(sizes, service, twin.rule.max_batch)
     return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=twin.law.delays_s[index])
+
+
+def _without_pauses(ratios: Floats) -> Floats:
+    """Draw in what lies far outside: a rare pause is no change of the server."""
+    middle = float(np.median(ratios))
+    reach = _FAR * max(1.4826 * float(np.median(np.abs(ratios - middle))), 0.01)
+    return np.clip(ratios, middle - reach, middle + reach)
 
 
 def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:

@@ -47,7 +47,7 @@ def test_a_rate_that_passed_bounds_the_capacity() -> None:
 
 
 def test_a_cliff_is_a_bracket() -> None:
-    """Service three times as slow above 500 req/s: the bracket is the last rate that passed and the first that fails."""
+    """Service three times as slow above 500 req/s: the bracket is the last rate to pass and the first to fail."""
     slow = replace(FAST, t0_s=0.003)
     dwells = (*_dwells(FAST, [300.0, 400.0, 480.0], 5.0), *_dwells(slow, [520.0, 600.0], 5.0))
     crossing = locate(dwells, SLA.parse("p99<60ms"), CAPACITY, None)
@@ -89,3 +89,13 @@ def test_empty_steps_do_not_break_it() -> None:
     for dwells in ((nothing, empty), (failed,)):
         crossing = locate(dwells, LIMIT, CAPACITY, None)
         assert 0 <= crossing.low_rps <= crossing.safe_rps <= crossing.rate_rps <= crossing.high_rps
+
+
+def test_latency_that_does_not_vary_is_no_crossing_at_zero() -> None:
+    """D/D/1: nothing is slow below the capacity, so the crossing lies near it."""
+    sim = Simulator(Server(t0_s=0.005))
+    steps = [Step(rate_rps=rate, duration_s=10.0, arrivals="constant") for rate in (150.0, 170.0, 190.0)]
+    dwells = tuple(Dwell.of(sim.run_step(step, lambda _p: False), 1.0, 0.0, 8) for step in steps)
+    crossing = locate(dwells, SLA.parse("p99<20ms"), Capacity(rate_rps=200.0, error=0.003, n=2000), None)
+    assert 190 < crossing.rate_rps < 202
+    assert crossing.low_rps > 150

@@ -194,7 +194,7 @@ def test_answer_is_valid_at_any_moment() -> None:
 def test_an_interrupted_search_says_so() -> None:
     """Steps cut short by the user count for what they are; the reason does not blame the budget."""
     search, simulator = Search(P99), Simulator(GPU)
-    for _ in range(9):
+    for _ in range(7):
         step = search.next()
         assert step is not None
         search.add(simulator.run_step(step, search.overloaded))
@@ -293,7 +293,7 @@ def test_timeouts_are_followed_by_probes_until_the_floor_is_back() -> None:
 def test_unsound_steps_are_not_fitted() -> None:
     """A measuring step whose books do not close leaves the answer as it was."""
     search, simulator = Search(P99), Simulator(GPU)
-    for _ in range(9):
+    for _ in range(7):
         step = search.next()
         assert step is not None
         search.add(simulator.run_step(step, search.overloaded))
