@@ -1,4 +1,4 @@
-"""What a closed-loop test would have answered on the fitted server: users who wait for a reply before they ask again."""
+"""What a closed-loop test would have answered on the fitted server: users who wait for a reply, then ask again."""
 
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -67,7 +67,7 @@ def closed_loop(twin: Twin, users: int, rng: np.random.Generator) -> tuple[Float
             heappush(asks, batch.pop())
         done = start + table[len(batch)] * ratios[pick]
         heapreplace(free, done)
-        pick = int(rng.integers(len(ratios))) if rng.random() < 0.02 else (pick + 1) % len(ratios)  # noqa: PLR2004
+        pick = int(rng.integers(len(ratios))) if rng.random() < 0.02 else (pick + 1) % len(ratios)
         for asked in batch:
             response.append(done + twin.delay_s - asked)
             ends.append(done)

@@ -83,7 +83,7 @@ class TwinEstimator:
         return self._strikes >= _STRIKES
 
     def add(self, result: StepResult, *, overload: bool) -> None:
-        """Keep the times of a sound step; failures in it are no service, and end the twin where they are not overload."""
+        """Keep the times of a sound step; failures are no service, and end the twin where they are not overload."""
         failed = int((result.outcome != Outcome.OK).sum())
         if result.offered < 3:
             return

@@ -1,8 +1,8 @@
-"""What the twin predicts: the rate at which an SLA's share of violations is reached, its interval, and a check of itself.
+"""What the twin predicts: the rate at which an SLA's share of violations is reached, its interval, and a check.
 
-Everything is simulated with `analysis.queueing` on Poisson arrivals that are never smoothed: fixed counts per second would
-remove the bursts that make the tail. Legend: p share of requests slower than the limit, alpha the share allowed, s =
-d ln p / d ln rate, M the twin's capacity.
+Everything is simulated with `analysis.queueing` on Poisson arrivals that are never smoothed: fixed counts per second
+would remove the bursts that make the tail. Legend: p share of requests slower than the limit, alpha the share allowed,
+s = d ln p / d ln rate, M the twin's capacity.
 """
 
 from collections.abc import Sequence
@@ -188,7 +188,7 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Fore
         rate = min(before * exp(-off / slope), 0.999 * twin.capacity_rps)
         if abs(off) < _NEAR_ENOUGH:
             break
-    resampled, doubts = _spread(twin, rate, slope, limit, sla.violation_share, shape, seed)
+    resampled, doubts = _spread(twin, sla, rate, slope, seed=seed)
     sd = sqrt(resampled**2 + error**2 + twin.trend**2 + _FLOOR**2)
     quantiles = _quantiles(pair, step, log(rate / before), sd, doubts)
     rare, below, above = _rare(twin, rate, sla, seed)
@@ -224,9 +224,7 @@ def _quantiles(
     return tuple((q, value, sqrt(doubt**2 + (slope * sd) ** 2)) for q, value, doubt, slope in rows)
 
 
-def _spread(
-    twin: Twin, rate_rps: float, slope: float, limit_s: float, alpha: float, shape: tuple[int, int, int], seed: int
-) -> tuple[float, list[float]]:
+def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -> tuple[float, list[float]]:
     """Return the standard deviation of ln rate over resampled service laws, the simulation's own share taken off.
 
     And those of the logarithms of p50, p95 and p99 there.
@@ -235,7 +233,8 @@ def _spread(
     laws = [relaw(twin, _resample(twin.services, rng)) for _ in range(_GROUPS)]
     tops = np.array([_capacity(twin, law) for law in laws])
     scale = tops / twin.capacity_rps
-    lanes, size, warm = shape
+    limit_s, alpha = sla.limit_s, sla.violation_share
+    lanes, size, warm = _shape(twin, rate_rps, limit_s, _FINE)
     arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
     arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
     response = (simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6])) - arrivals)[:, warm:]
@@ -268,8 +267,8 @@ def _capacity(twin: Twin, law: Law) -> float:
 def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float, float]:
     """Return how many rare long delays were seen, and what their small number means for ln rate, below and above.
 
-    Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the violations, as
-    they come and without them, is simulated at rates further and further away, until alpha is met with so many.
+    Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the violations,
+    as they come and without them, is simulated at rates further and further away, until alpha is met with so many.
     """
     law = twin.law
     usual = np.median(law.ratios)
@@ -341,9 +340,7 @@ def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
     return _outside(twin, simulate(twin.rule, [twin.law], arrivals_s, rng) - arrivals_s, rng)
 
 
-def _compare(
-    near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float
-) -> Check:
+def _compare(near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float) -> Check:
     """Pool the steps; `rows` holds of each the replays' quantiles (checked, 2, replays) and the seen ones."""
     simulated = np.array([modelled for modelled, _ in rows])  # (steps, quantiles, pace, replays)
     seen = np.array([real for _, real in rows])

@@ -96,7 +96,9 @@ def _floor(loop: OpenLoop) -> Estimate | None:
 def _method_reason(loop: OpenLoop) -> str:
     twin = loop.twin
     if twin.believed:
-        return "A first-come, first-served model explains what was seen, and counting violations does not contradict it."
+        return (
+            "A first-come, first-served model explains what was seen, and counting violations does not contradict it."
+        )
     return f"No model of the server was used: {twin.refused}."
 
 
@@ -113,7 +115,8 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
     if twin is not None and twin.drift:
         sense = "slower" if twin.drift > 0 else "faster"
         yield (
-            f"The server became {100 * abs(twin.drift):.2g} % {sense} while it was measured; what came before was left out"
+            f"The server became {100 * abs(twin.drift):.2g} % {sense} while it was measured; "
+            "what came before was left out"
         )
     elif point is not None and point.drift:
         yield f"The server changed by {100 * point.drift:.2g} % while it was measured; the interval allows for that"

@@ -347,7 +347,9 @@ class OpenLoop:
                 other.rate_rps <= look.rate_rps and other.dwell.offered > look.dwell.offered for other in failed
             )
         ]  # fmt: skip
-        if passed and not self.strained and not self.twin.believed:  # nothing slow was seen yet: the crossing is above what passed
+        if (
+            passed and not self.strained and not self.twin.believed
+        ):  # nothing slow was seen yet: the crossing is above what passed
             y = max(y, max(passed) + 0.5)
         if passed:
             y = max(min(y, max(passed) + log(_GROWTH)), max(passed) - 0.6)

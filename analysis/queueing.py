@@ -14,8 +14,8 @@ _RESTART = 0.02  # of a run of consecutive services, each time one is drawn
 class Rule:
     """Say when a batch starts and what it takes.
 
-    It goes to the first free instance once it is full or its oldest request has waited `wait_s`, and takes every request
-    that has arrived by then (dynamic batching as in Triton). Batches of one without waiting make it G/G/c.
+    It goes to the first free instance once it is full or its oldest request has waited `wait_s`, and takes every
+    request that has arrived by then (dynamic batching as in Triton). Batches of one without waiting make it G/G/c.
 
     Attributes:
         instances: Batches served at the same time.
@@ -51,8 +51,8 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
 
     Args:
         rule: Of dispatch.
-        laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random numbers,
-            so that laws are compared on the same chances.
+        laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random
+            numbers, so that laws are compared on the same chances.
         arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
         rng: For the services.
 
@@ -62,9 +62,13 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     lanes, size = arrivals_s.shape
     if lanes % len(laws):
         raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
-    if rule.max_batch == 1:
-        return _singles(rule, laws, arrivals_s, rng)
-    batch = rule.max_batch
+    serve = _batches if rule.max_batch > 1 else _singles
+    return serve(rule, laws, arrivals_s, rng)
+
+
+def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+    """Simulate batch by batch, in all lanes at once."""
+    (lanes, size), batch = arrivals_s.shape, rule.max_batch
     group = np.arange(lanes) * len(laws) // lanes
     table = np.stack([law.batch_s for law in laws])
     starts = np.cumsum([0] + [law.ratios.size for law in laws])

@@ -89,11 +89,12 @@ class Services:
 
 
 def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
-    """Return suppositions, likeliest first: up to which gap completions belong together, seconds, and the largest batch.
+    """Return suppositions, likeliest first: up to which gap completions belong together (s), and the largest batch.
 
-    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length the
-    middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch apart,
-    larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
+    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length
+    the middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch
+    apart, larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come
+    last.
     """
     deep = [trace for trace in traces if trace.overload]
     if sum(trace.arrival_s.size for trace in deep) < _LEAST_DEEP:
@@ -131,7 +132,7 @@ def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
 
 
 def _runs(trace: Trace, gap: float) -> Ints:
-    """Return the lengths of the runs of completions closer than a gap, while more requests waited than one run holds."""
+    """Return the lengths of the runs of completions closer than a gap, while more waited than one run holds."""
     cuts = np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap) + 1
     if cuts.size < 3:
         return np.zeros(0, dtype=np.int64)
@@ -150,8 +151,8 @@ def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_ru
         rule: Supposed rule of dispatch.
         gap_s: Completions further apart are of different batches; 0 with batches of one.
         delay_s: J, seconds.
-        by_rule: Where two batches may seem one (several instances, replies that spread), what arrived after a batch began
-            is of the next one; needs the right `wait_s`.
+        by_rule: Where two batches may seem one (several instances, replies that spread), what arrived after a batch
+            began is of the next one; needs the right `wait_s`.
     """
     if rule.max_batch == 1:
         return _single(trace, rule, delay_s)

@@ -1,8 +1,8 @@
 """The twin: a model of the server, fitted from arrivals and completions alone, that says when it must not be believed.
 
 Legend: see `analysis.reconstruct`. A fitted server is refused by structure: a service may depend neither on whether its
-request waited nor on the service before it, cannot be negative, and must be seen to queue. How well the twin replays what
-was seen is judged in `analysis.forecast`.
+request waited nor on the service before it, cannot be negative, and must be seen to queue. How well the twin replays
+what was seen is judged in `analysis.forecast`.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,9 @@ class Twin:
     def capacity_rps(self) -> float:
         """Return the completions per second of a server that always has work."""
         rule = self.rule
-        mean = float(np.mean(self.law.ratios)) * float(self.law.batch_s[rule.max_batch]) + float(self.law.delays_s.mean())
+        mean = float(np.mean(self.law.ratios)) * float(self.law.batch_s[rule.max_batch]) + float(
+            self.law.delays_s.mean()
+        )
         return rule.instances * rule.max_batch / mean
 
     @property
@@ -178,7 +180,7 @@ def _batches(traces: Sequence[Trace], rule: Rule, gap_s: float) -> tuple[Rule, f
 
 
 def _waiting_limit(traces: Sequence[Trace], parts: Sequence[Services], batch: int) -> tuple[float, float]:
-    """Return W: an idle server's batch, if not full, holds what came within W of its first request and nothing later."""
+    """Return W: an idle server's batch, if not full, holds what came within W of its first and nothing later."""
     lows, highs = [], []
     for trace, part in zip(traces, parts, strict=True):
         keep = part.idle & (part.size < batch)
@@ -191,7 +193,7 @@ def _waiting_limit(traces: Sequence[Trace], parts: Sequence[Services], batch: in
 
 
 def _delay_of_batches(traces: Sequence[Trace], parts: Sequence[Services], batch: int) -> float:
-    """Return J: a batch that waited for an instance, if not full, holds what came before the last one completed less J."""
+    """Return J: a batch that waited for an instance, if not full, holds what came until that was free, less J."""
     lows, highs = [], []
     for trace, part in zip(traces, parts, strict=True):
         after = np.append(trace.arrival_s, np.inf)[part.first + part.size]
@@ -254,7 +256,7 @@ def _dependence(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> float
 
 
 def _difference(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return services that waited less those of the same size that did not, in means, and its standard error; or zeros."""
+    """Return the mean of services that waited less that of others of their size, and its standard error; or zeros."""
     total = weight = 0.0
     for size in np.unique(sizes):
         late, soon = ratios[(sizes == size) & waited], ratios[(sizes == size) & ~waited]
@@ -274,7 +276,9 @@ def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
         return "the service time depends on whether a request had to wait"
     if found.odd > _ODD:
         return "batches cannot be told apart, or are not filled in order of arrival"
-    waited = [float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20]
+    waited = [
+        float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20
+    ]
     if max(waited, default=0.0) < _LEAST_WAITED:
         return "it was never seen to queue"
     near = _near(found, traces)
@@ -357,7 +361,7 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
     edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
     if means.size < 4:
         return begin, change, abs(change)
-    dates = dates_s[begin:][edges.astype(np.int64)]
+    dates = dates_s[begin:][edges]
     at = dates - np.average(dates, weights=weights)
     apart = means - np.average(means, weights=weights)
     spread = float(weights @ at**2)
@@ -371,7 +375,7 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
     return begin, change, abs(slope) * seen if is_trend else 0.0
 
 
-def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Floats, Floats, Floats]:
+def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Ints, Floats, Floats]:
     """Return where blocks begin, their means and their numbers of services; at least 20 services and 2 s each."""
     gaps = np.diff(dates_s, prepend=dates_s[:1])
     busy = np.cumsum(np.clip(gaps, 0.0, 0.5))
@@ -385,7 +389,7 @@ def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _split(means: Floats, weights: Floats) -> tuple[int, float, float]:
-    """Return the block at which a second part begins that differs most, by how many standard errors, and by how much."""
+    """Return the block from which on means differ most, by how many standard errors, and by how much."""
     best = (0, 0.0, 0.0)
     for cut in range(2, means.size - 1):
         early, late = (np.average(means[part], weights=weights[part]) for part in (slice(cut), slice(cut, None)))
