@@ -115,7 +115,8 @@ class TwinEstimator:
         if self.final or not any(not trace.overload for trace in self._traces):
             return
         seconds = self.seconds
-        if seconds < _LATER * self._fitted and not again:
+        waiting = self.refused is not None and self.refused.endswith("yet")
+        if seconds < _LATER * self._fitted and not again and not waiting:
             return
         self._fitted = seconds
         why, lasting = self._try(capacity, counted, seed)

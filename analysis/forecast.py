@@ -12,7 +12,7 @@ from math import exp, log, sqrt
 import numpy as np
 from scipy import stats
 
-from analysis.queueing import Floats, Law, poisson_lanes, simulate
+from analysis.queueing import Floats, Law, places_of, poisson_lanes, simulate
 from analysis.reconstruct import Trace
 from analysis.sla import SLA
 from analysis.twin import Twin, relaw
@@ -85,15 +85,16 @@ def response_s(twin: Twin, laws: list[Law], rate_rps: float, shape: tuple[int, i
     rng = np.random.default_rng([seed, 1])
     arrivals = poisson_lanes(lanes, size, rng) / rate_rps
     done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 2]))
-    return _outside(twin, (done - arrivals)[:, warm:], np.random.default_rng([seed, 3]))
+    return (_left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals)[:, warm:]
 
 
-def _outside(twin: Twin, response: Floats, rng: np.random.Generator) -> Floats:
-    """Add what a reply takes outside the queue and the service."""
-    response = response + twin.delay_s
-    if twin.rule.max_batch > 1 and twin.spread_s.size:
-        response += twin.spread_s[rng.integers(0, twin.spread_s.size, response.shape)]
-    return response
+def _left_s(twin: Twin, done_s: Floats, rng: np.random.Generator) -> Floats:
+    """Return when replies were received: after service, what takes time outside it, and their place in the batch."""
+    received: Floats = done_s + twin.delay_s
+    if twin.rule.max_batch > 1:
+        received += twin.place_s[np.minimum(places_of(done_s), twin.place_s.size - 1)]
+        received += twin.spread_s[rng.integers(0, twin.spread_s.size, received.shape)]
+    return received
 
 
 def _shape(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[int, int, int]:
@@ -237,8 +238,8 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     lanes, size, warm = _shape(twin, rate_rps, limit_s, _FINE)
     arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
     arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
-    response = (simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6])) - arrivals)[:, warm:]
-    response = _outside(twin, response, np.random.default_rng([seed, 7]))
+    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]))
+    response = (_left_s(twin, done, np.random.default_rng([seed, 7])) - arrivals)[:, warm:]
     shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
     apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
     own = apart.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
@@ -337,7 +338,7 @@ def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
 
 
 def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
-    return _outside(twin, simulate(twin.rule, [twin.law], arrivals_s, rng) - arrivals_s, rng)
+    return _left_s(twin, simulate(twin.rule, [twin.law], arrivals_s, rng), rng) - arrivals_s
 
 
 def _compare(near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float) -> Check:

@@ -124,7 +124,8 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
         yield "The server's capacity changed while it was measured; what came before was left out"
     rare = max((found.rare for found in loop.twin.forecasts.values()), default=0) if twin and twin.cv < _ORDERLY else 0
     if rare:
-        yield f"Long pauses were seen {rare} times; how often they come is known no better than that"
+        times = "once" if rare == 1 else f"{rare} times"
+        yield f"Long pauses of the server were seen {times}; how often they come is known no better than that"
     if loop.moved:
         yield "A step at the safe rate did not hold the SLA, and the answer was moved down below it"
     measured = sum(look.dwell.length_s for look in loop.looks)

@@ -175,7 +175,12 @@ class OpenLoop:
     def expected_s(self) -> float | None:
         """Return the seconds of load, from the first to the last, that the asked precision will take."""
         needed = self.needed_s(self.precision)
-        return None if needed is None else needed + self._confirm_s()
+        return None if needed is None else max(needed, min(_SETTLED_S, 0.4 * self.budget_s)) + self._confirm_s()
+
+    @property
+    def confirm_left_s(self) -> float:
+        """Return the seconds that the confirmation will take, 0 once there was one."""
+        return 0.0 if self.confirmed else self._confirm_s()
 
     def far_below_limit(self, rate_rps: float) -> bool:
         """Say that at a rate every limit is a quarter above the upper end of its quantile."""

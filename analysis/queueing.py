@@ -1,6 +1,7 @@
 """A FIFO queue before instances that serve batches, simulated in many independent lanes at once."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     Raises:
         ValueError: The lanes cannot be shared out equally among the laws.
     """
-    lanes, size = arrivals_s.shape
+    lanes = arrivals_s.shape[0]
     if lanes % len(laws):
         raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
     serve = _batches if rule.max_batch > 1 else _singles
@@ -150,6 +151,15 @@ def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
             done[i] = np.maximum(arrival[i], flat[soonest]) + service[i]
             flat[soonest] = done[i]
     return np.where(np.isfinite(arrivals_s), done.T, np.inf)
+
+
+def places_of(batches: NDArray[Any]) -> Ints:
+    """Return each request's place in its batch, from 0, as `batches`, where members of one are equal neighbours."""
+    index = np.arange(batches.shape[-1])
+    begins = np.ones(batches.shape, dtype=bool)
+    begins[..., 1:] = batches[..., 1:] != batches[..., :-1]
+    places: Ints = index - np.maximum.accumulate(np.where(begins, index, 0), axis=-1)
+    return places
 
 
 def poisson_lanes(lanes: int, size: int, rng: np.random.Generator) -> Floats:

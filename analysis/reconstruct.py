@@ -93,8 +93,8 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
 
     In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length
     the middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch
-    apart, larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come
-    last.
+    apart, larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0,
+    come last.
     """
     deep = [trace for trace in traces if trace.overload]
     if sum(trace.arrival_s.size for trace in deep) < _LEAST_DEEP:

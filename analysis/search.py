@@ -87,7 +87,7 @@ class Search:
     def expected_s(self) -> float | None:
         """Return the seconds of load that the asked precision will take in all, or None before anything is known."""
         expected = self._open.expected_s if self._closed is None else None
-        return None if expected is None else max(expected, self.spent_s)
+        return None if expected is None else max(expected, self.spent_s + self._open.confirm_left_s)
 
     @property
     def interval(self) -> Estimate | None:

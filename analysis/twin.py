@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.queueing import Floats, Ints, Law, Rule
+from analysis.queueing import Floats, Ints, Law, Rule, places_of
 from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
 _SURE = 0.06  # a score: no other supposition will be better
 _SELECT = 15_000  # requests on which the number of instances is chosen
-_NEAR = 0.6  # of the highest rate that did not overload: from there on steps show the service law
+_NEAR = 0.4  # of the highest rate that did not overload: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
@@ -26,6 +26,7 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _CORRELATED = 0.15
 _BLOCK_S = 2.0
+_POOL = 50_000
 _FAR = 6.0  # robust standard deviations
 _CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
 
@@ -41,7 +42,8 @@ class Twin:
         per_item_s: See `base_s`.
         cv: Coefficient of variation of the ratios.
         delay_s: J.
-        spread_s: float (m,), delays of replies after the first of their batch, a pool to draw from.
+        place_s: float (max_batch,), mean delay of a reply after the first of its batch, by its place in it.
+        spread_s: float (m,), what that leaves of each reply's delay, a pool to draw from.
         sizes: int (k,), of the batches that the law rests on.
         service_s: float (k,), their service times.
         dates_s: float (k,), when each of the law's services began, on the run's clock.
@@ -56,6 +58,7 @@ class Twin:
     per_item_s: float
     cv: float
     delay_s: float
+    place_s: Floats
     spread_s: Floats
     sizes: Ints
     service_s: Floats
@@ -319,10 +322,13 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     sizes, service, delays, dates = sizes[begin:], service[begin:], delays[begin:], dates[begin:]
     mean, base, per_item = _batch_s(sizes, service, batch)
     ratios = np.maximum(service, 0.0) / mean[sizes]
+    spread = np.concatenate([part.spread_s for part in parts])
+    places = np.concatenate([places_of(np.repeat(part.first, part.size)) for part in parts])
+    place = np.bincount(places, weights=spread, minlength=batch) / np.maximum(np.bincount(places, minlength=batch), 1)
     return Twin(
         rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays), base_s=base, per_item_s=per_item,
         cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service, dates_s=dates,
-        spread_s=np.concatenate([part.spread_s for part in parts])[-50_000:], drift=change, trend=trend,
+        place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change, trend=trend,
         since_s=float(dates[0]) if begin else None,
     )  # fmt: skip
 
