@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import heappushpop
-from math import sqrt
 from typing import Self
 
 import numpy as np
@@ -20,9 +19,8 @@ from analysis.step import StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS = 6
-_LEAST_DEEP = 1500  # requests in overload; with fewer, backlogs of other steps are looked at as well
 _AS_MANY = 0.03
-_SUPPOSITIONS = 3
+_SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 
 
@@ -92,16 +90,13 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
     """Return suppositions, likeliest first: up to which gap completions belong together (s), and the largest batch.
 
     In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length
-    the middle of the gaps is taken that leave about as many requests in runs of it as any: smaller ones tear a batch
-    apart, larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0,
-    come last.
+    the smallest gap comes first that leaves about as many requests in runs of it as any: smaller ones tear a batch
+    apart whose replies were held up; then larger ones, which may join batches: at lower load these follow one another
+    faster. Batches of one, with a gap of 0, come last.
     """
-    deep = [trace for trace in traces if trace.overload]
-    if sum(trace.arrival_s.size for trace in deep) < _LEAST_DEEP:
-        deep = list(traces)
     found: dict[int, list[tuple[float, float]]] = {}
-    for gap in _gap_candidates(deep):
-        sizes = np.concatenate([_runs(trace, gap) for trace in deep])
+    for gap in _gap_candidates(traces):
+        sizes = np.concatenate([_runs(trace, gap) for trace in traces])
         if sizes.size < _LEAST_RUNS:
             continue
         length, count = np.unique(sizes, return_counts=True)
@@ -113,17 +108,19 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
         if share > _REGULAR:
             found.setdefault(int(length[held.argmax()]), []).append((share, gap))
     likely = sorted(found, key=lambda batch: -max(found[batch])[0])[:_SUPPOSITIONS]
-    return [*((_middle(found[batch]), batch) for batch in likely), (0.0, 1)]
+    return [*((gap, batch) for batch in likely for gap in _good(found[batch])), (0.0, 1)]
 
 
-def _middle(shares: list[tuple[float, float]]) -> float:
+def _good(shares: list[tuple[float, float]]) -> list[float]:
     enough = max(share for share, _ in shares) - _AS_MANY
     good = [gap for share, gap in shares if share >= enough]
-    return sqrt(good[0] * good[-1])
+    return [good[0] * times for times in _LARGER if times == 1 or good[0] * times <= good[-1]]
 
 
 def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
-    gaps = np.abs(np.concatenate([np.diff(trace.done_s) for trace in traces]))
+    """Return gaps to try, up to those between batches at the highest load."""
+    busiest = max(traces, key=lambda trace: trace.rate_rps)
+    gaps = np.abs(np.diff(busiest.done_s))
     if not gaps.size:
         return []
     if np.mean(gaps < _EXACT_S) > 0.2:

@@ -7,9 +7,11 @@ what was seen is judged in `analysis.forecast`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import hypot, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.queueing import Floats, Ints, Law, Rule, places_of
 from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
@@ -27,6 +29,8 @@ _LEAST_WAITED = 0.3
 _CORRELATED = 0.15
 _BLOCK_S = 2.0
 _POOL = 50_000
+_FEWEST_BLOCKS, _SURELY = 8, 0.999
+_SPELL_S, _SPELLS = 1.0, 0.04  # length, and standard deviation of the means of such lengths beyond chance
 _FAR = 6.0  # robust standard deviations
 _CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
 
@@ -48,7 +52,7 @@ class Twin:
         service_s: float (k,), their service times.
         dates_s: float (k,), when each of the law's services began, on the run's clock.
         drift: Relative size of a change that was found in the service times and cut off; 0 without.
-        trend: Relative doubt that a change leaves which cannot be cut off, as a standard deviation.
+        trend: Relative doubt that a change which cannot be cut off and slower stretches leave, a standard deviation.
         since_s: Services before this time, on the run's clock, were left out; None where nothing was.
     """
 
@@ -116,10 +120,10 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
         return "too few requests were seen yet"
     gaps = batch_gaps(traces)
     if before is not None:
-        gap = next((gap for gap, batch in gaps if batch == before.rule.max_batch), None)
-        found = _suppose(traces, before.rule, gap) if gap is not None else None
-        if found is not None and _refusal(found, traces) is None:
-            return _law_over_time(found, traces)
+        likely = [gap for gap, batch in gaps if batch == before.rule.max_batch]
+        for found in (_suppose(traces, before.rule, gap) for gap in likely):
+            if _refusal(found, traces) is None:
+                return _law_over_time(found, traces)
     few = _sample(traces)
     best = None
     for gap, batch in gaps:
@@ -320,6 +324,9 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     mean, _, _ = _batch_s(sizes, service, batch)
     begin, change, trend = _stationary(dates, _without_pauses(service / mean[sizes]))
     sizes, service, delays, dates = sizes[begin:], service[begin:], delays[begin:], dates[begin:]
+    spells, blocks = _spells(dates, _without_pauses(service / mean[sizes]))
+    if spells > _SPELLS:
+        return "the server is slower for whole stretches of time"
     mean, base, per_item = _batch_s(sizes, service, batch)
     ratios = np.maximum(service, 0.0) / mean[sizes]
     spread = np.concatenate([part.spread_s for part in parts])
@@ -328,7 +335,8 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     return Twin(
         rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays), base_s=base, per_item_s=per_item,
         cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service, dates_s=dates,
-        place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change, trend=trend,
+        place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change,
+        trend=hypot(trend, spells / max(1, blocks) ** 0.5),
         since_s=float(dates[0]) if begin else None,
     )  # fmt: skip
 
@@ -345,6 +353,22 @@ def _without_pauses(ratios: Floats) -> Floats:
     middle = float(np.median(ratios))
     reach = _FAR * max(1.4826 * float(np.median(np.abs(ratios - middle))), 0.01)
     return np.clip(ratios, middle - reach, middle + reach)
+
+
+def _spells(dates_s: Floats, ratios: Floats) -> tuple[float, int]:
+    """Return by how much means over a second scatter beyond chance, as a standard deviation, and their number."""
+    number = np.floor((dates_s - dates_s[0]) / _SPELL_S).astype(np.int64)
+    edges = np.flatnonzero(np.diff(number, prepend=-1))
+    counts = np.diff(np.append(edges, ratios.size))
+    if edges.size < _FEWEST_BLOCKS or ratios.size < 2 * edges.size:
+        return 0.0, edges.size
+    means = np.add.reduceat(ratios, edges) / counts
+    within = float(((ratios - np.repeat(means, counts)) ** 2).sum()) / (ratios.size - edges.size)
+    centre = float(np.average(means, weights=counts))
+    excess = float((counts * (means - centre) ** 2).sum()) / (edges.size - 1) / max(within, 1e-12)
+    if excess < stats.chi2.ppf(_SURELY, edges.size - 1) / (edges.size - 1):
+        return 0.0, edges.size
+    return sqrt((excess - 1) * within / float(counts.mean())), edges.size
 
 
 def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:

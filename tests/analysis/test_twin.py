@@ -1,0 +1,182 @@
+"""When the twin must not be believed, and since when the server has been the one that it fits."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from analysis import Step
+from analysis.queueing import Floats, Rule
+from analysis.reconstruct import Trace
+from analysis.twin import Twin, _stationary, _without_pauses, fit, relaw
+from tests.analysis.fitted import GPU, MM1, known, mean_one, traces
+from tests.bench.calibrate.des import Server, Simulator
+
+FOREIGN = {
+    "processor sharing": replace(MM1, order="sharing", exponential=False, sigma=1.0),
+    "processor sharing by four": replace(MM1, order="sharing", instances=4),
+    "LIFO": replace(MM1, order="lifo"),
+    "LIFO before four": replace(MM1, order="lifo", instances=4),
+    "priority": replace(MM1, order="priority", urgent_share=0.3, instances=4),
+    "random routing": replace(MM1, order="routed", instances=2),
+    "random routing to batches": replace(GPU, order="routed", instances=2),
+    "autocorrelated service": Server(t0_s=0.005, sigma=0.5, rho=0.9),
+    "autocorrelated service of four": Server(t0_s=0.005, sigma=0.4, rho=0.9, instances=4),
+}
+Draw = Callable[[np.random.Generator, int], Floats]
+NEARLY_CONSTANT: Draw = lambda rng, n: rng.lognormal(0, 0.03, n)  # noqa: E731
+EXPONENTIAL: Draw = lambda rng, n: rng.exponential(size=n)  # noqa: E731
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_first_come_first_served_queue_is_refused(name: str) -> None:
+    """For every one of five seeds, with a reason that reads as half a sentence and does not ask for more data."""
+    for seed in range(1, 6):
+        refused = fit(traces(FOREIGN[name], seed))
+        assert isinstance(refused, str), (seed, refused)
+        assert refused == refused.rstrip(".")
+        assert not refused.endswith("yet")
+
+
+@pytest.mark.parametrize("server", [MM1, replace(MM1, instances=4), replace(GPU, instances=2), Server(t0_s=0.005)])
+def test_the_same_servers_in_order_are_not_refused(server: Server) -> None:
+    """First come, first served, the servers above are believed, with their number of instances."""
+    for seed in (1, 2, 4, 5):
+        found = fit(traces(server, seed))
+        assert isinstance(found, Twin), (seed, found)
+        assert found.rule.instances == server.instances
+
+
+def test_a_server_that_was_never_busy_is_refused() -> None:
+    """At a twentieth of the capacity nothing is known of the queue."""
+    refused = fit(traces(replace(MM1, instances=4), 1, loads=(0.03, 0.05)))
+    assert refused == "it was never seen to queue"
+
+
+def test_a_fit_keeps_the_rule_of_the_one_before() -> None:
+    """With few requests more, the number of instances is kept rather than chosen anew, where it is not refused."""
+    first = fit(traces(replace(MM1, instances=4), 1))
+    assert isinstance(first, Twin)
+    nearly = replace(first, rule=Rule(instances=4, max_batch=1))
+    again = fit(traces(replace(MM1, instances=4), 1, loads=(0.05, 0.8, 1.3, 0.9)), nearly)
+    assert isinstance(again, Twin)
+    assert again.rule.instances == 4
+    other = replace(first, rule=Rule(instances=2))  # which these traces refute
+    assert isinstance(found := fit(traces(replace(MM1, instances=4), 1), other), Twin)
+    assert found.rule.instances == 4
+
+
+def test_capacity_and_resampled_laws() -> None:
+    """c B / (mean ratio t(B) + mean delay); all services in their order give the law itself; other ones another mean."""
+    ratios = mean_one(np.random.default_rng(0).lognormal(0, 0.2, 400))
+    delays = np.where(np.arange(400) == 7, 0.4, 0.0)
+    twin = known(Rule(instances=2, max_batch=4), [0.004, 0.006, 0.008, 0.010], ratios, delays)
+    assert twin.capacity_rps == pytest.approx(2 * 4 / (0.010 + 0.001))
+    assert twin.services == 400
+    same = relaw(twin, np.arange(400))
+    assert same.batch_s[1:] == pytest.approx([0.004, 0.006, 0.008, 0.010], rel=0.05)
+    assert np.array_equal(same.delays_s, delays)
+    slow = np.argsort(ratios)[200:]
+    assert relaw(twin, slow).batch_s[4] > 1.1 * same.batch_s[4]
+    assert relaw(twin, slow).ratios.mean() == pytest.approx(1, rel=0.03)
+
+
+def test_random_service_takes_more_services_to_know() -> None:
+    """200 services of a nearly constant law are enough, of an exponential one they are not; 2,000 are."""
+    rng = np.random.default_rng(0)
+    assert known(Rule(), [0.01], mean_one(rng.lognormal(0, 0.02, 200))).enough
+    assert not known(Rule(), [0.01], mean_one(rng.exponential(size=200))).enough
+    assert known(Rule(), [0.01], mean_one(rng.exponential(size=2500))).enough
+
+
+def service_times(seed: int, draw: Draw, seconds: float = 60.0, rate: float = 100.0) -> tuple[Floats, Floats]:
+    """Draw when services began, at random, and their ratios."""
+    rng = np.random.default_rng([seed, 9])
+    dates = np.cumsum(rng.exponential(1 / rate, int(1.2 * rate * seconds) + 100))
+    dates = dates[dates < seconds]
+    return dates, draw(rng, dates.size)
+
+
+@pytest.mark.parametrize("draw", [NEARLY_CONSTANT, EXPONENTIAL])
+@pytest.mark.parametrize(("seconds", "rate"), [(40.0, 50.0), (120.0, 50.0), (30.0, 500.0)])
+def test_a_server_that_stays_the_same_is_rarely_thought_to_change(draw: Draw, seconds: float, rate: float) -> None:
+    """At most 4 of 200 stationary runs show a change or a trend."""
+    alarms = 0
+    for seed in range(200):
+        dates, ratios = service_times(seed, draw, seconds, rate)
+        alarms += _stationary(dates, _without_pauses(ratios)) != (0, 0.0, 0.0)
+    assert alarms <= 4
+
+
+def test_rare_pauses_are_no_change() -> None:
+    """One to three services ten times as long, wherever they fall, never cut anything off; unclipped they do."""
+    found = clipped = 0
+    for seed in range(100):
+        dates, ratios = service_times(seed, NEARLY_CONSTANT)
+        ratios[np.random.default_rng(seed).choice(ratios.size, 1 + seed % 3, replace=False)] *= 10
+        found += _stationary(dates, ratios)[0] > 0
+        clipped += _stationary(dates, _without_pauses(ratios))[0] > 0
+    assert clipped == 0
+    assert found > 0
+
+
+@pytest.mark.parametrize("size", [-0.05, 0.01, 0.02, 0.05])
+def test_what_was_before_a_step_is_cut_off(size: float) -> None:
+    """A step of 1 % and more at 20 s is found in every run, within three seconds, and its size within 0.3 % points."""
+    for seed in range(30):
+        dates, ratios = service_times(seed, NEARLY_CONSTANT)
+        begin, change, _ = _stationary(dates, _without_pauses(ratios * np.where(dates < 20, 1.0, 1.0 + size)))
+        assert abs(dates[begin] - 20) < 3
+        assert change == pytest.approx(size, abs=0.003)
+
+
+@pytest.mark.parametrize("size", [0.02, 0.05])
+def test_a_trend_leaves_doubt_behind(size: float) -> None:
+    """Service times that grow for the whole run are found to, and the doubt that is left covers what is to come."""
+    doubts = []
+    for seed in range(30):
+        dates, ratios = service_times(seed, NEARLY_CONSTANT)
+        begin, change, trend = _stationary(dates, _without_pauses(ratios * (1 + size * dates / 60)))
+        assert begin > 0
+        assert change > 0
+        doubts.append(trend)
+    assert np.mean(doubts) > 0.5 * size
+    assert min(doubts) > 0.004
+
+
+def dwelling(server: Server, seed: int) -> list[Trace]:
+    """Run a ramp and then 30 s near the capacity."""
+    simulator = Simulator(server, seed)
+    found = []
+    for load, seconds in ((0.1, 2.0), (0.6, 3.0), (1.4, 2.0), *((0.85, 5.0) for _ in range(6))):
+        step = Step(rate_rps=load * server.capacity_rps, duration_s=seconds, seed=len(found))
+        found.append(Trace.of(simulator.run_step(step), overload=load > 1))
+    assert all(first.start_s < second.start_s for first, second in pairwise(found))
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_cold_start_is_cut_off(seed: int) -> None:
+    """Twelve seconds at a tenth more service time are left out, and the capacity is that of the warm server."""
+    found = fit(dwelling(replace(GPU, cold_s=12.0, cold_factor=1.1), seed))
+    assert isinstance(found, Twin)
+    assert found.since_s == pytest.approx(12, abs=0.5)
+    assert found.drift == pytest.approx(-0.08, abs=0.03)
+    assert found.capacity_rps == pytest.approx(GPU.capacity_rps, rel=0.006)
+    assert found.dates_s.min() >= found.since_s
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_drift_is_told(seed: int) -> None:
+    """Of a server that loses 8 % of its capacity over the run the first part goes, and what is left is doubted."""
+    found = fit(dwelling(replace(GPU, drift=0.08, drift_s=35.0, linear=True), seed))
+    assert isinstance(found, Twin)
+    assert found.since_s is not None
+    assert found.since_s > 10
+    assert found.drift > 0
+    assert found.trend > 0.01
+    steady = fit(dwelling(GPU, seed))
+    assert isinstance(steady, Twin)
+    assert (steady.since_s, steady.drift, steady.trend) == (None, 0.0, 0.0)
