@@ -19,8 +19,8 @@ from analysis.step import StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS = 6
-_AS_MANY = 0.03
-_SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5)
+_AS_MANY = 0.75
+_SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 
 
@@ -86,12 +86,12 @@ class Services:
     odd: int
 
 
-def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
-    """Return suppositions, likeliest first: up to which gap completions belong together (s), and the largest batch.
+def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
+    """Return suppositions, likeliest first: the largest batch, and up to which gap (s) completions may belong together.
 
     In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length
-    the smallest gap comes first that leaves about as many requests in runs of it as any: smaller ones tear a batch
-    apart whose replies were held up; then larger ones, which may join batches: at lower load these follow one another
+    the smallest gap comes first that leaves nearly as many requests in runs of it as any, and then larger ones: smaller
+    gaps tear a batch apart whose replies were held up, larger ones join batches, which at lower load follow one another
     faster. Batches of one, with a gap of 0, come last.
     """
     found: dict[int, list[tuple[float, float]]] = {}
@@ -108,11 +108,12 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[float, int]]:
         if share > _REGULAR:
             found.setdefault(int(length[held.argmax()]), []).append((share, gap))
     likely = sorted(found, key=lambda batch: -max(found[batch])[0])[:_SUPPOSITIONS]
-    return [*((gap, batch) for batch in likely for gap in _good(found[batch])), (0.0, 1)]
+    return [*((batch, _good(found[batch])) for batch in likely), (1, [0.0])]
 
 
 def _good(shares: list[tuple[float, float]]) -> list[float]:
-    enough = max(share for share, _ in shares) - _AS_MANY
+    """Return gaps by the share of the requests in runs of the length, from the smallest with nearly as many on."""
+    enough = _AS_MANY * max(share for share, _ in shares)
     good = [gap for share, gap in shares if share >= enough]
     return [good[0] * times for times in _LARGER if times == 1 or good[0] * times <= good[-1]]
 

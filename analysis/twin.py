@@ -118,24 +118,31 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     """
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
-    gaps = batch_gaps(traces)
+    supposed = batch_gaps(traces)
     if before is not None:
-        likely = [gap for gap, batch in gaps if batch == before.rule.max_batch]
-        for found in (_suppose(traces, before.rule, gap) for gap in likely):
-            if _refusal(found, traces) is None:
-                return _law_over_time(found, traces)
+        likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
+        tries = [_suppose(traces, before.rule, gap) for gap in likely]
+        believable = [found for found in tries if _refusal(found, traces) is None]
+        if believable:
+            return _law_over_time(min(believable, key=_score), traces)
     few = _sample(traces)
     best = None
-    for gap, batch in gaps:
-        for instances in _INSTANCES:
-            tried = _suppose(few, Rule(instances=instances, max_batch=batch), gap)
-            best = tried if best is None or tried.score < best.score else best
-        if best is not None and best.score < _SURE:
+    for batch, gaps in supposed:
+        scanned = [_suppose(few, Rule(instances=n, max_batch=batch), gap) for gap in gaps[::2][:2] for n in _INSTANCES]
+        tried = min(scanned, key=_score)
+        others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
+        tried = min((tried, *others), key=_score)
+        best = min((best or tried, tried), key=_score)
+        if best.score < _SURE:
             break
     assert best is not None
     found = _suppose(traces, best.rule, best.gap_s)
     refused = _refusal(found, traces)
     return refused or _law_over_time(found, traces)
+
+
+def _score(found: _Fit) -> float:
+    return found.score
 
 
 def _sample(traces: Sequence[Trace]) -> list[Trace]:
