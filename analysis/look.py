@@ -27,6 +27,7 @@ class Look:
     Attributes:
         dwell: The reduced step.
         ramp: It is a rung of the ramp: too short to fit.
+        warmup_s: The server was still cold for so long at its start; that part is left out.
         strain: Its share of violations over the allowed one, the worst SLA's; 1 is the crossing.
         violated: That share of violations, or of failures where they are more.
         passes: Its share of violations is within every bound.
@@ -36,6 +37,7 @@ class Look:
 
     dwell: Dwell
     ramp: bool
+    warmup_s: float
     strain: float
     violated: float
     passes: bool
@@ -47,7 +49,8 @@ class Look:
         """Reduce a result whose queue settles on a time scale; when arrivals end, the last batch waits to fill."""
         ramp, length = result.step.purpose == "ramp", result.offered_span_s
         settle = 0.0 if ramp else min(0.1 * length + 2 * scale_s, 0.3 * length)
-        settle = max(settle, 0.0 if ramp else warmup_s(result))
+        warmup = 0.0 if ramp else warmup_s(result)
+        settle = max(settle, warmup)
         close = min(scale_s, 0.05 * length)
         dwell = Dwell.of(result, settle, close, 4 if length < 5 else 8)
         failed = result.outcome != Outcome.OK
@@ -60,6 +63,7 @@ class Look:
         return cls(
             dwell=dwell,
             ramp=ramp,
+            warmup_s=warmup,
             strain=strains[binding],
             violated=max(strains[binding] * allowed[binding], float(failed.mean())),
             passes=strains[binding] <= 1 and errors is not Verdict.FAIL,

@@ -128,6 +128,9 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
         yield f"Long pauses of the server were seen {times}; how often they come is known no better than that"
     if loop.moved:
         yield "A step at the safe rate did not hold the SLA, and the answer was moved down below it"
+    cold = sum(look.warmup_s for look in loop.looks)
+    if cold:
+        yield f"The server was warming up for {cold:.2g} s of the steps (by the MSER rule), which were left out"
     measured = sum(look.dwell.length_s for look in loop.looks)
     if measured >= 1 and loop.crossings:
         yield f"Pauses rarer than one in {measured / 10:.2g} s cannot be seen in a run of this length"

@@ -34,6 +34,8 @@ class Trace:
         rate_rps: Asked arrival rate.
         overload: The step overloaded the server.
         start_s: Of the step, on the run's clock.
+        mean_batch: Requests over batches, as the server itself counted them during the step (`server` of a StepResult:
+            "requests" and "batches"); None where it did not.
     """
 
     arrival_s: Floats
@@ -41,20 +43,25 @@ class Trace:
     rate_rps: float
     overload: bool
     start_s: float = 0.0
+    mean_batch: float | None = None
 
     @classmethod
     def of(cls, result: StepResult, *, overload: bool) -> Self:
         """Take the times of a step all of whose requests succeeded; from the actual send, where it was recorded."""
         sent = result.due_ns if result.sent_ns is None else np.maximum(result.sent_ns, result.due_ns)
         order = np.argsort(sent, kind="stable")
+        told = result.server or {}
         return cls(
             arrival_s=(sent[order] - result.start_ns) / 1e9, done_s=(result.done_ns[order] - result.start_ns) / 1e9,
             rate_rps=float(result.step.rate_rps or 0.0), overload=overload, start_s=result.start_ns / 1e9,
+            mean_batch=told["requests"] / told["batches"] if told.get("requests") and told.get("batches") else None,
         )  # fmt: skip
 
     def head(self, requests: int) -> Self:
         """Return the trace of its first requests."""
-        return replace(self, arrival_s=self.arrival_s[:requests], done_s=self.done_s[:requests])
+        if requests >= self.arrival_s.size:
+            return self
+        return replace(self, arrival_s=self.arrival_s[:requests], done_s=self.done_s[:requests], mean_batch=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

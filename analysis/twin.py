@@ -7,7 +7,7 @@ what was seen is judged in `analysis.forecast`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import hypot, sqrt
+from math import hypot, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
+_BATCH_OFF = 0.1  # of the logarithm of the mean batch
 _CORRELATED = 0.15
 _BLOCK_S = 2.0
 _POOL = 50_000
@@ -290,6 +291,9 @@ def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
         return "the service time depends on whether a request had to wait"
     if found.odd > _ODD:
         return "batches cannot be told apart, or are not filled in order of arrival"
+    for part, trace in zip(found.parts, traces, strict=True):
+        if trace.mean_batch is not None and abs(log(float(part.size.mean()) / trace.mean_batch)) > _BATCH_OFF:
+            return f"the server counted {trace.mean_batch:.3g} requests a batch, not {float(part.size.mean()):.3g}"
     waited = [
         float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20
     ]
