@@ -11,9 +11,9 @@ from analysis.sla import SLA
 from analysis.twin import Twin
 
 _MOST_USERS = 4096
-_REQUESTS = 6000
+_REQUESTS = 15_000
 _PER_USER = 12
-_SATURATED = 0.995  # of the capacity: from there on an open queue does not settle in any time
+_SATURATED = 0.985  # of the capacity: from there on an open queue does not settle in any time
 
 
 def closed_answer(twin: Twin, sla: SLA, seed: int) -> ClosedAnswer | None:

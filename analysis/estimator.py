@@ -21,7 +21,7 @@ _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 deg
 _MOST_REQUESTS = 120_000
 _MISFIT = 0.02
 _MISFIT_OF_SD = 1.5
-_ABOVE_CAPACITY = 0.03
+_ABOVE_CAPACITY = 0.04
 _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
@@ -131,7 +131,7 @@ class TwinEstimator:
         if isinstance(fitted, str):
             return fitted, not fitted.endswith("yet")
         same = fitted.since_s is None  # what was measured before a change says nothing of the server after it
-        if same and abs(log(fitted.capacity_rps / capacity.rate_rps)) > max(2 * _ABOVE_CAPACITY, 4 * capacity.error):
+        if same and abs(log(fitted.capacity_rps / capacity.rate_rps)) > max(_ABOVE_CAPACITY, 4 * capacity.error):
             return "the fitted server completes more or less in overload than was measured", True
         if not fitted.enough:
             return "too few services were seen yet", False

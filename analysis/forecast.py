@@ -28,6 +28,7 @@ _CHECKED = (0.9, 0.97, 0.99)
 _SHOWN = (0.5, 0.95, 0.99)
 _LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
 _REPLAYED = 6  # steps
+_SETTLES = 0.995  # of the capacity
 _FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
@@ -82,10 +83,11 @@ class Check:
 def response_s(twin: Twin, laws: list[Law], rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
     """Simulate response times at a rate: float (lanes, requests), `shape` being lanes, requests and warm-up."""
     lanes, size, warm = shape
+    size += twin.rule.max_batch  # the last batch of a lane waits in vain to fill: its requests are left out
     rng = np.random.default_rng([seed, 1])
     arrivals = poisson_lanes(lanes, size, rng) / rate_rps
     done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 2]))
-    return (_left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals)[:, warm:]
+    return (_left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals)[:, warm : -twin.rule.max_batch]
 
 
 def _left_s(twin: Twin, done_s: Floats, rng: np.random.Generator) -> Floats:
@@ -236,10 +238,11 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     scale = tops / twin.capacity_rps
     limit_s, alpha = sla.limit_s, sla.violation_share
     lanes, size, warm = _shape(twin, rate_rps, limit_s, _FINE)
+    size += twin.rule.max_batch
     arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
     arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
     done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]))
-    response = (_left_s(twin, done, np.random.default_rng([seed, 7])) - arrivals)[:, warm:]
+    response = (_left_s(twin, done, np.random.default_rng([seed, 7])) - arrivals)[:, warm : -twin.rule.max_batch]
     shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
     apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
     own = apart.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
@@ -317,7 +320,8 @@ def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
     A quantile's difference counts by d ln quantile / d ln rate, from replays of the same arrivals a little faster.
     Differences are pooled over steps; what chance explains, from the scatter of the replays, is taken off.
     """
-    calm = [trace for trace in traces if not trace.overload and trace.arrival_s.size >= _LEAST_REPLAYED]
+    most = _SETTLES * twin.capacity_rps  # above that a step shows nothing settled
+    calm = [t for t in traces if not t.overload and t.arrival_s.size >= _LEAST_REPLAYED and t.rate_rps < most]
     top = max((trace.rate_rps for trace in calm), default=0.0)
     near = sorted((t for t in calm if t.rate_rps > 0.85 * top), key=lambda t: t.start_s)[-_REPLAYED:]
     near = [trace.head(_LONGEST_REPLAY) for trace in near]

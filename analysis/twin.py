@@ -18,7 +18,6 @@ from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
-_SURE = 0.06  # a score: no other supposition will be better
 _SELECT = 15_000  # requests on which the number of instances is chosen
 _NEAR = 0.4  # of the highest rate that did not overload: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
@@ -134,8 +133,6 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
         others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
         tried = min((tried, *others), key=_score)
         best = min((best or tried, tried), key=_score)
-        if best.score < _SURE:
-            break
     assert best is not None
     found = _suppose(traces, best.rule, best.gap_s)
     refused = _refusal(found, traces)
@@ -198,13 +195,13 @@ def _waiting_limit(traces: Sequence[Trace], parts: Sequence[Services], batch: in
     """Return W: an idle server's batch, if not full, holds what came within W of its first and nothing later."""
     lows, highs = [], []
     for trace, part in zip(traces, parts, strict=True):
-        keep = part.idle & (part.size < batch)
+        keep = part.idle
         first = trace.arrival_s[part.first]
         after = np.append(trace.arrival_s, np.inf)[part.first + part.size]
         lows.append((trace.arrival_s[part.first + part.size - 1] - first)[keep])
-        highs.append((after - first)[keep])
+        highs.append(np.where(part.size < batch, after - first, np.inf)[keep])
     low, high, _ = stab(np.concatenate(lows), np.concatenate(highs))
-    return (low, min(high, 2 * low)) if low else (0.0, 0.0)
+    return (low, min(high, 2 * low) if np.isfinite(high) else low) if low else (0.0, 0.0)
 
 
 def _delay_of_batches(traces: Sequence[Trace], parts: Sequence[Services], batch: int) -> float:
@@ -432,7 +429,7 @@ def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Ints, Floats, Floats]:
 def _split(means: Floats, weights: Floats) -> tuple[int, float, float]:
     """Return the block from which on means differ most, by how many standard errors, and by how much."""
     best = (0, 0.0, 0.0)
-    for cut in range(2, means.size - 1):
+    for cut in range(1, means.size - 1):
         early, late = (np.average(means[part], weights=weights[part]) for part in (slice(cut), slice(cut, None)))
         residual = np.concatenate([means[:cut] - early, means[cut:] - late])
         per_weight = float(weights @ residual**2) / (means.size - 2)

@@ -15,7 +15,7 @@ MM1 = Server(t0_s=0.010, exponential=True)
 LOADS = (0.05, 0.3, 0.6, 0.8, 1.3, 0.85, 0.9)
 
 
-def results(server: Server, seed: int, loads: Sequence[float] = LOADS, requests: int = 2000) -> list[StepResult]:
+def results(server: Server, seed: int, loads: Sequence[float] = LOADS, requests: int = 1500) -> list[StepResult]:
     """Run one step at each load (of the capacity, above 1: overload) on one clock."""
     simulator = Simulator(server, seed)
     rates = [load * server.capacity_rps for load in loads]
@@ -25,7 +25,7 @@ def results(server: Server, seed: int, loads: Sequence[float] = LOADS, requests:
     ]
 
 
-def traces(server: Server, seed: int, loads: Sequence[float] = LOADS, requests: int = 2000) -> list[Trace]:
+def traces(server: Server, seed: int, loads: Sequence[float] = LOADS, requests: int = 1500) -> list[Trace]:
     """Return the same as traces."""
     return [
         Trace.of(result, overload=load > 1)
@@ -41,7 +41,7 @@ def known(rule: Rule, batch_s: Sequence[float], ratios: Floats, delays_s: Floats
     return Twin(
         rule=rule, law=Law(batch_s=table, ratios=ratios, delays_s=delays), base_s=batch_s[0], per_item_s=0.0,
         cv=float(ratios.std()), delay_s=0.0, place_s=np.zeros(rule.max_batch), spread_s=np.zeros(1), sizes=sizes,
-        service_s=table[sizes] * ratios, dates_s=0.01 * np.arange(ratios.size),
+        service_s=table[sizes] * ratios, dates_s=np.arange(ratios.size, dtype=np.float64),
     )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def waits(rule: Rule, one: Law, rate_rps: float, lanes: int = 40, size: int = 20
 
 def by_the_rule(rule: Rule, arrivals_s: list[float], batch_s: list[float], ratios: Floats, delays_s: Floats) -> Floats:
     """Return completions, each batch with the next ratio and delay, as the docstring of `Rule` says."""
-    free, done, k = [float("-inf")] * rule.instances, [], 0
+    done: list[float] = []
+    free, k = [float("-inf")] * rule.instances, 0
     while len(done) < len(arrivals_s):
         queue = arrivals_s[len(done) :]
         oldest_leaves = queue[0] + rule.wait_s
@@ -78,7 +79,7 @@ def test_batches_are_those_of_the_rule(instances: int, batch: int, wait_s: float
 
 
 def test_services_come_in_runs_of_fifty() -> None:
-    """A lane draws consecutive services, wraps round, and breaks a run off one time in fifty; each is drawn as often."""
+    """A lane draws consecutive services, wraps round, and breaks a run off one time in fifty."""
     for rule in (Rule(), Rule(max_batch=2)):
         many = 1000
         one = law([1.0] * rule.max_batch, np.arange(1.0, many + 1))
@@ -107,7 +108,7 @@ def test_md1_and_dd1() -> None:
 
 
 def test_mm4_follows_erlang_c() -> None:
-    """Of M/M/4 the share of requests that Erlang's formula gives waits, exponentially, with mean 1 / (c mu - lambda)."""
+    """Of M/M/4 Erlang's share of the requests waits, exponentially, with mean 1 / (c mu - lambda)."""
     rate, c, mu = 320.0, 4, 100.0
     load = rate / mu
     top = load**c / factorial(c) * c / (c - load)
@@ -128,7 +129,7 @@ def test_mm4_follows_erlang_c() -> None:
     "rule", [Rule(), Rule(instances=3), Rule(max_batch=4, wait_s=0.01), Rule(max_batch=4, instances=2)]
 )
 def test_lanes_are_apart_and_may_be_of_unequal_length(rule: Rule) -> None:
-    """Cutting lanes short, one of them to nothing, leaves what is left in every lane as it was; what is cut is infinite."""
+    """Cutting lanes short, one of them to nothing, leaves the rest of them as it was; what is cut is infinite."""
     arrivals = poisson_lanes(4, 300, np.random.default_rng(1)) / (200.0 * rule.instances)
     one = law([0.004, 0.005, 0.006, 0.007][: rule.max_batch], EXPONENTIAL)
     whole = simulate(rule, [one], arrivals, np.random.default_rng(2))
@@ -146,7 +147,7 @@ def test_lanes_are_apart_and_may_be_of_unequal_length(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", [Rule(), Rule(instances=2), Rule(max_batch=4, wait_s=0.01)])
 def test_laws_are_compared_on_the_same_chances(rule: Rule) -> None:
-    """The lanes of each law get the same random numbers: equal laws end equally, and a slower one is slower everywhere."""
+    """The lanes of each law get the same random numbers: equal laws end equally, a slower one later."""
     arrivals = np.tile(poisson_lanes(2, 500, np.random.default_rng(1)) / 100.0, (3, 1))
     one = law([0.004, 0.005, 0.006, 0.007][: rule.max_batch], EXPONENTIAL)
     slower = Law(batch_s=1.1 * one.batch_s, ratios=one.ratios, delays_s=one.delays_s)

@@ -39,7 +39,7 @@ def test_services_of_the_known_rule_are_exact(instances: int, wait_s: float) -> 
 
 
 def test_members_of_a_paused_batch_show_how_late_it_began() -> None:
-    """What came after a batch should have begun and still went with it gives its delay, and its service stays as it is."""
+    """What came after a batch should have begun and still went with it gives its delay, not a longer service."""
     arrival = np.array([0.0, 0.001, 0.012, 0.030])
     done = np.array([0.0155, 0.0155, 0.0155, 0.0380])  # began at 0.012, not at 0.005; three take 3.5 ms
     trace = Trace(arrival_s=arrival, done_s=done, rate_rps=100.0, overload=False)
@@ -63,8 +63,7 @@ def test_a_request_begins_when_the_cth_completion_before_it_has_passed() -> None
 
 
 @pytest.mark.parametrize("instances", [1, 2])
-@pytest.mark.parametrize("sigma", [0.0, 0.03])
-@pytest.mark.parametrize("network_s", [0.0, 0.0003])
+@pytest.mark.parametrize(("sigma", "network_s"), [(0.0, 0.0), (0.03, 0.0003)])
 def test_a_batching_server_is_recovered(instances: int, sigma: float, network_s: float) -> None:
     """B and c exactly, W within 0.5 %, J within 10 us, t0 within 3 % and the capacity within 0.7 %."""
     server = replace(GPU, instances=instances, sigma=sigma, network_s=network_s)
@@ -80,11 +79,9 @@ def test_a_batching_server_is_recovered(instances: int, sigma: float, network_s:
         assert found.since_s is None
 
 
-@pytest.mark.parametrize(
-    "delivery", [{"jitter_s": 1e-4}, {"reply_s": 5e-5}, {"reply_s": 2e-5, "jitter_s": 5e-5, "network_s": 2e-4}]
-)
+@pytest.mark.parametrize("delivery", [{"reply_s": 5e-5}, {"reply_s": 2e-5, "jitter_s": 5e-5, "network_s": 2e-4}])
 def test_replies_that_spread_do_not_hide_the_batches(delivery: dict[str, float]) -> None:
-    """Jitter of 0.1 ms and replies that leave one by one leave B, c, W, t(b) as they are; J grows by less than both."""
+    """Replies that leave one by one, and jitter, leave B, c, W, t(b) as they are; J grows by less than the jitter."""
     for instances in (1, 2):
         server = replace(GPU, instances=instances, **delivery)  # type: ignore[arg-type]
         found = fitted(server, 2)
@@ -105,25 +102,28 @@ def test_replies_that_leave_one_by_one_are_known_by_their_place() -> None:
 @pytest.mark.parametrize(
     ("server", "off"),
     [(Server(t0_s=0.005), 1e-5), (Server(t0_s=0.005, instances=2), 1e-5), (replace(MM1, instances=4), 0.03),
-     (replace(MM1, instances=8), 0.03), (Server(t0_s=0.01, sigma=0.5, instances=3), 0.02)],
+     (Server(t0_s=0.01, sigma=0.5, instances=3), 0.02)],
 )  # fmt: skip
 def test_servers_of_single_requests_are_recovered(server: Server, off: float) -> None:
-    """M/D/1, M/D/2, M/M/4, M/M/8 and M/G/3: the instances exactly, the capacity as far as the services seen allow."""
+    """M/D/1, M/D/2, M/M/4 and M/G/3: the instances exactly, the capacity as far as the services seen allow."""
     found = fitted(server, 1)
     assert found.rule == Rule(instances=server.instances)
     assert found.capacity_rps == pytest.approx(server.capacity_rps, rel=off)
-    assert found.cv == pytest.approx(1.0 if server.exponential else (np.exp(server.sigma**2) - 1) ** 0.5, rel=0.1, abs=1e-6)
+    assert found.cv == pytest.approx(
+        1.0 if server.exponential else (np.exp(server.sigma**2) - 1) ** 0.5, rel=0.1, abs=1e-6
+    )
 
 
 def test_batch_sizes_are_supposed_from_a_deep_backlog() -> None:
-    """The likeliest supposition is right, the last is that there are none, and a server without batches has just that."""
+    """The likeliest supposition is right, the last is that there are no batches."""
     for server in (GPU, replace(GPU, jitter_s=1e-4), replace(GPU, batch=8, reply_s=1e-4)):
-        suppositions = batch_gaps(traces(server, 2))
-        assert suppositions[0][1] == server.batch
-        assert suppositions[-1] == (0.0, 1)
-    assert batch_gaps(traces(MM1, 1)) == [(0.0, 1)]
+        (likeliest, gaps), *_, last = batch_gaps(traces(server, 2))
+        assert likeliest == server.batch
+        assert all(0 < gap < server.t0_s for gap in gaps)
+        assert last == (1, [0.0])
+    assert batch_gaps(traces(MM1, 1)) == [(1, [0.0])]
     nothing = Trace(arrival_s=np.zeros(0), done_s=np.zeros(0), rate_rps=1.0, overload=True)
-    assert batch_gaps([nothing]) == [(0.0, 1)]
+    assert batch_gaps([nothing]) == [(1, [0.0])]
 
 
 def test_stab_finds_where_most_intervals_lie() -> None:

@@ -228,7 +228,7 @@ def _alarms(server: Server, rate: float, sla: str, purpose: str, runs: int) -> i
 
 @pytest.mark.parametrize("purpose", ["ramp", "measure"])
 def test_false_alarms_are_rare(purpose: str) -> None:
-    """A server at half load with heavy tails or rare stalls is not taken for overloaded; at its capacity hardly ever."""
+    """Heavy tails or rare stalls at half load are not taken for overload; one at its capacity hardly ever."""
     heavy = Server(t0_s=0.02, instances=8, sigma=1.0)
     assert _alarms(heavy, 200.0, "p99<200ms", purpose, 20) == 0
     stalls = Server(t0_s=0.002, t1_s=0.0005, batch=32, delay_s=0.005, stall_s=0.05, stall_every_s=3.0)

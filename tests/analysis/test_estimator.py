@@ -1,0 +1,230 @@
+"""What the twin's keeper believes, refuses, keeps and asks for; and what a search makes of that."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis import SLA, OperatingPoint, Outcome, Search, Step, StepResult
+from analysis.boundary import Crossing
+from analysis.capacity import Capacity
+from analysis.estimator import _MOST_REQUESTS, TwinEstimator, contradicts
+from analysis.forecast import Check, Forecast
+from tests.analysis.fitted import GPU, MM1, results
+from tests.bench.calibrate.des import Server, Simulator
+from tests.bench.calibrate.servers import FIXED
+
+P99 = SLA.parse("p99<50ms")
+TRUE_RPS = 1697.0  # lambda* of GPU with P99, from 2e7 requests (`tests.bench.calibrate.truth.solve`)
+CAPACITY = Capacity(rate_rps=GPU.capacity_rps, error=0.003, n=4000)
+LOADS = (0.05, 0.3, 0.6, 1.3, 0.85, 0.9, 0.9)
+CASES = {case.name: case for case in FIXED}
+
+
+def estimator(seen: Sequence[StepResult], arrivals: str = "poisson", sla: SLA = P99) -> TwinEstimator:
+    """Return a keeper of steps at `LOADS`."""
+    keeper = TwinEstimator((sla,), arrivals)
+    for result, load in zip(seen, LOADS, strict=True):
+        keeper.add(result, overload=load > 1)
+    return keeper
+
+
+@pytest.fixture(scope="module")
+def gpu() -> list[StepResult]:
+    """Return steps of the usual server."""
+    return results(GPU, 1, LOADS, requests=5000)
+
+
+@pytest.fixture(scope="module")
+def believed(gpu: list[StepResult]) -> TwinEstimator:
+    """Return a keeper that believes its twin."""
+    keeper = estimator(gpu)
+    keeper.update(CAPACITY, {}, 1)
+    return keeper
+
+
+def test_a_believed_twin_says_where_the_sla_is_crossed(believed: TwinEstimator) -> None:
+    """Its interval holds the truth and is narrow, the safe rate lies inside it, and the server is described."""
+    assert believed.believed
+    assert believed.refused is None
+    point = believed.crossings["p99<50ms"]
+    assert point.low_rps < TRUE_RPS < point.high_rps
+    assert point.low_rps < point.safe_rps < point.rate_rps < 1.03 * point.low_rps
+    model = believed.model()
+    assert model is not None
+    assert (model.instances, model.max_batch) == (1, 32)
+    p99 = believed.quantiles("p99<50ms")[2]
+    assert p99 is not None
+    assert p99.low < 0.050 < (p99.high or 0)
+    closed = believed.closed(P99)
+    assert closed is not None
+    assert closed.users > 10
+
+
+def test_a_coarser_precision_needs_less_time(believed: TwinEstimator) -> None:
+    """The seconds that a half-width needs fall as it grows; what no time can reach is None, as for an unknown SLA."""
+    needed = [believed.needed_s("p99<50ms", precision) for precision in (0.02, 0.03, 0.05, 0.1)]
+    seconds = [one for one in needed if one is not None]
+    assert len(seconds) == 4
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] > 1.5 * seconds[-1] > 0
+    assert believed.needed_s("p99<50ms", 0.001) is None
+    assert believed.needed_s("p99<1s", 0.05) is None
+
+
+def test_nothing_is_believed_before_anything_was_measured() -> None:
+    """A keeper of nothing says so, has no model and no closed loop's answer, and is not final."""
+    keeper = TwinEstimator((P99,))
+    keeper.update(CAPACITY, {}, 1)
+    assert keeper.refused == "nothing was measured yet"
+    assert (keeper.believed, keeper.final, keeper.requests, keeper.model(), keeper.closed(P99)) == (
+        False, False, 0, None, None,
+    )  # fmt: skip
+
+
+def failing(result: StepResult, count: int) -> StepResult:
+    """Return a step some of whose requests failed."""
+    outcome = np.zeros(result.offered)
+    outcome[:count] = Outcome.HTTP_STATUS
+    return StepResult.from_arrays(result.step, result.due_ns, result.done_ns, outcome, start_ns=result.start_ns)
+
+
+def test_requests_that_failed_end_it(gpu: list[StepResult]) -> None:
+    """More than one failure in a thousand without overload is no service that a queue explains: it is final."""
+    keeper = TwinEstimator((P99,))
+    keeper.add(failing(gpu[3], 100), overload=True)
+    keeper.add(failing(gpu[2], gpu[2].offered // 1000), overload=False)
+    assert not keeper.final
+    assert keeper.requests == 0  # such a step is not fitted
+    keeper.add(failing(gpu[2], gpu[2].offered // 1000 + 1), overload=False)
+    assert keeper.final
+    assert keeper.refused == "requests failed"
+    for result in gpu:
+        keeper.add(result, overload=False)
+    keeper.update(CAPACITY, {}, 1, again=True)
+    assert not keeper.believed
+    assert keeper.refused == "requests failed"
+
+
+def test_other_arrivals_than_poisson_are_refused(gpu: list[StepResult]) -> None:
+    """It says which ones it cannot answer for."""
+    keeper = estimator(gpu, "constant")
+    keeper.update(CAPACITY, {}, 1)
+    assert not keeper.believed
+    assert keeper.final
+    assert "constant" in (keeper.refused or "")
+
+
+def crossing(rate_rps: float, half: float, clusters: float) -> Crossing:
+    """Return what counting says."""
+    return Crossing(
+        rate_rps=rate_rps, low_rps=rate_rps * (1 - half), high_rps=rate_rps * (1 + half), safe_rps=rate_rps,
+        clusters=clusters,
+    )  # fmt: skip
+
+
+def test_counting_contradicts_from_afar(gpu: list[StepResult], believed: TwinEstimator) -> None:
+    """A counted crossing 20 % away with a half-width of 3 % refuses the twin; a wide one would not have."""
+    far = crossing(0.8 * TRUE_RPS, 0.03, 30.0)
+    keeper = estimator(gpu)
+    keeper.update(CAPACITY, {"p99<50ms": far}, 1)
+    assert keeper.refused == "counting violations contradicts it"
+    assert not keeper.believed
+    assert believed.check is not None
+    assert contradicts(believed.forecasts["p99<50ms"], believed.check, far)
+    assert not contradicts(believed.forecasts["p99<50ms"], believed.check, crossing(0.8 * TRUE_RPS, 0.5, 30.0))
+
+
+def test_rare_delays_excuse_the_side_that_they_widen() -> None:
+    """What may lie below because of rare pauses does not contradict counting that lies below; above it still does."""
+    check = Check(misfit=0.0, quantiles=(), rate_rps=100.0, explained=1.0)
+    plain = Forecast(
+        rate_rps=100.0, sd=0.01, below=0.0, above=0.0, slope=20.0, lately=0.01, rare=0, quantiles=()
+    )  # fmt: skip
+    rare = replace(plain, below=0.2)
+    low, high = crossing(85.0, 0.02, 20.0), crossing(115.0, 0.02, 20.0)
+    assert contradicts(plain, check, low)
+    assert contradicts(plain, check, high)
+    assert not contradicts(rare, check, low)
+    assert contradicts(rare, check, high)
+    assert not contradicts(plain, replace(check, misfit=0.1), low)
+    assert not contradicts(plain, check, None)
+    assert not contradicts(plain, check, replace(low, clusters=2.0))
+
+
+def test_another_capacity_in_overload_refuses(gpu: list[StepResult]) -> None:
+    """The fitted server must complete in overload what was measured, within 6 %; said twice it is final."""
+    keeper = estimator(gpu)
+    for _ in range(2):
+        assert not keeper.final
+        keeper.update(replace(CAPACITY, rate_rps=1.15 * CAPACITY.rate_rps), {}, 1, again=True)
+        assert "overload" in (keeper.refused or "")
+        keeper.seconds += 20.0
+    keeper.update(replace(CAPACITY, rate_rps=1.15 * CAPACITY.rate_rps), {}, 1, again=True)
+    assert keeper.final
+
+
+def test_memory_is_bounded() -> None:
+    """However many requests pass, no more are kept than the bound and one step; the shortest steps stay whole."""
+    keeper = TwinEstimator((P99,))
+    n = 30_000
+    due = np.arange(n) * 10**6
+    for index in range(12):
+        count = 500 if index == 0 else n
+        keeper.add(
+            StepResult.from_arrays(
+                Step(rate_rps=1000.0, duration_s=count / 1000), due[:count], due[:count] + 10**6, np.zeros(count)
+            ),
+            overload=False,
+        )  # fmt: skip
+        assert keeper.requests <= _MOST_REQUESTS
+    assert keeper.requests > 0.4 * _MOST_REQUESTS
+    assert keeper._traces[0].arrival_s.size == 500
+    assert keeper.seconds == pytest.approx(0.5 + 11 * 30)
+
+
+def find(server: Server, sla: str, seed: int, budget_s: float = 60.0) -> tuple[OperatingPoint, Search]:
+    """Search to the end."""
+    simulator = Simulator(server, seed)
+    search = Search(SLA.parse(sla), seed=seed, budget_s=budget_s)
+    while (step := search.next()) is not None:
+        search.add(simulator.run_step(step, search.overloaded))
+    return search.answer(), search
+
+
+def test_a_search_says_that_the_twin_answered() -> None:
+    """On the usual server: method, the server in numbers, the closed loop's answer, and an interval with the truth."""
+    answer, _ = find(GPU, "p99<50ms", 1)
+    assert answer.verdict == "found"
+    assert answer.method == "twin"
+    assert "first-come, first-served" in answer.method_reason
+    assert answer.server is not None
+    assert answer.server.max_batch == 32
+    assert answer.closed is not None
+    assert answer.rate_rps is not None
+    assert answer.rate_rps.low < TRUE_RPS < (answer.rate_rps.high or 0)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_search_says_why_it_counted(seed: int) -> None:
+    """Before a stack instead of a queue no twin is used, and the answer says why."""
+    answer, search = find(replace(MM1, instances=4, order="lifo"), "p99<400ms", seed)
+    assert answer.method == "counting"
+    assert answer.server is None
+    assert answer.closed is None
+    assert search._open.twin.refused is not None
+    assert search._open.twin.refused in answer.method_reason
+
+
+def test_a_cold_server_is_recovered() -> None:
+    """After five seconds of doubled service time the answer, within 120 s, is that of the warm server, and says so."""
+    case = CASES["cold"]
+    answer, search = find(case.server, case.sla, 1, 120.0)
+    assert answer.verdict == "found"
+    assert search.spent_s < 120
+    assert answer.rate_rps is not None
+    assert answer.rate_rps.value == pytest.approx(TRUE_RPS, rel=0.02)
+    assert answer.safe_rps is not None
+    assert answer.safe_rps < 1.01 * TRUE_RPS
+    assert any("left out" in note for note in answer.notes)

@@ -1,0 +1,162 @@
+"""The rate that a known twin predicts against formulas and another simulator, its doubts, and its check by replay."""
+
+from dataclasses import replace
+from math import log
+
+import numpy as np
+import pytest
+
+from analysis import SLA
+from analysis.forecast import Forecast, crossing, forecast, replay, steady_response_s
+from analysis.queueing import Rule
+from analysis.reconstruct import Trace
+from analysis.twin import Twin, fit
+from tests.analysis.fitted import GPU, known, mean_one, traces
+from tests.bench.calibrate.des import Server
+from tests.bench.calibrate.truth import shares
+
+RNG = np.random.default_rng(1)
+NEARLY_CONSTANT = mean_one(RNG.lognormal(0, 0.03, 20_000))
+EXPONENTIAL = known(Rule(), [0.010], mean_one(RNG.exponential(size=40_000)))
+
+
+def batching(server: Server) -> Twin:
+    """Return the twin of a server of batches."""
+    table = [server.t0_s + server.t1_s * b for b in range(1, server.batch + 1)]
+    return known(Rule(instances=server.instances, max_batch=server.batch, wait_s=server.wait_s), table, NEARLY_CONSTANT)
+
+
+def found(twin: Twin, sla: str, seed: int = 1) -> Forecast:
+    """Return the forecast, which there must be."""
+    result = forecast(twin, SLA.parse(sla), seed)
+    assert result is not None
+    return result
+
+
+NOT_MONOTONE = replace(GPU, t1_s=0.0002, wait_s=0.030)
+
+
+@pytest.mark.parametrize(
+    ("server", "sla"), [(GPU, "p99<50ms"), (replace(GPU, instances=2), "p99<20ms"), (NOT_MONOTONE, "p99<30ms")]
+)
+def test_batching_servers_cross_where_another_simulator_has_them_cross(server: Server, sla: str) -> None:
+    """1.5 % below the forecast fewer requests than allowed are slow, 1.5 % above more; sd is between 0.3 and 1 %."""
+    result = found(batching(server), sla)
+    below, above = (
+        shares(server, SLA.parse(sla), times * result.rate_rps, 1_500_000, 5).mean() for times in (0.985, 1.015)
+    )
+    assert below < 0.01 < above
+    assert 0.003 <= result.sd < 0.01
+    assert result.lately < result.sd
+    assert (result.rare, result.below, result.above) == (0, 0.0, 0.0)
+    limit_s = SLA.parse(sla).limit_s
+    assert result.quantiles[-1][:2] == pytest.approx((0.99, limit_s), rel=0.02)
+
+
+def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:
+    """Where batches wait 30 ms to fill, p99<30ms fails at 500 req/s and near the capacity: the upper rate is meant."""
+    twin, sla = batching(NOT_MONOTONE), SLA.parse("p99<30ms")
+    assert np.mean(steady_response_s(twin, 500.0, 0.03, 1) > 0.03) > 0.01
+    upper = crossing(twin, sla)
+    assert upper is not None
+    assert upper > 3500
+
+
+def test_the_end_of_a_simulation_is_no_part_of_the_settled_server() -> None:
+    """At 3,000 req/s nearly no request is slow, though every batch would wait 30 ms did no other request come."""
+    share = np.mean(steady_response_s(batching(NOT_MONOTONE), 3000.0, 0.03, 1) > 0.03)
+    assert share == pytest.approx(shares(NOT_MONOTONE, SLA.parse("p99<30ms"), 3000.0, 300_000, 1).mean(), abs=0.001)
+
+
+def test_mm1_crosses_where_its_formula_says() -> None:
+    """p99 of M/M/1 is ln 100 / (mu - lambda): within 1.5 %, p50 and p95 there within 3 %, and s = lambda t."""
+    truth = 100 - log(100) / 0.1
+    result = found(EXPONENTIAL, "p99<100ms")
+    assert result.rate_rps == pytest.approx(truth, rel=0.015)
+    assert crossing(EXPONENTIAL, SLA.parse("p99<100ms")) == pytest.approx(truth, rel=0.03)
+    for (quantile, value, sd), share in zip(result.quantiles, (0.5, 0.95, 0.99), strict=True):
+        assert quantile == share
+        assert value == pytest.approx(-log(1 - share) / (100 - truth), rel=0.03)
+        assert 0 < sd < 0.1
+    assert result.slope == pytest.approx(truth * 0.1, rel=0.15)
+
+
+def test_the_doubt_shrinks_with_the_services_seen() -> None:
+    """A quarter of the services doubles what more services would narrow, roughly; both cover the formula."""
+    truth = 100 - log(100) / 0.1
+    many, few = (
+        found(known(Rule(), [0.010], np.random.default_rng(3).exponential(size=n)), "p99<100ms") for n in (8000, 500)
+    )
+    assert 2 < few.lately / many.lately < 8
+    for result in (many, few):
+        assert abs(log(result.rate_rps / truth)) < 3 * result.sd
+
+
+@pytest.mark.parametrize(
+    ("twin", "sla"), [(EXPONENTIAL, "p99<20ms"), (batching(GPU), "p99<6ms"), (batching(NOT_MONOTONE), "p99<20ms")]
+)
+def test_no_rate_meets_a_limit_below_the_service(twin: Twin, sla: str) -> None:
+    """An idle server that is too slow already has no crossing."""
+    assert crossing(twin, SLA.parse(sla)) is None
+    assert forecast(twin, SLA.parse(sla), 1) is None
+
+
+def test_rare_pauses_widen_the_interval() -> None:
+    """That eight pauses were seen says little of how many come: both sides widen."""
+    table = [0.002 + 0.0005 * b for b in range(1, 33)]
+    delays = np.zeros(4000)
+    delays[250::500] = 0.050
+    rule, ratios = Rule(max_batch=32, wait_s=0.005), NEARLY_CONSTANT[:4000]
+    seen = found(known(rule, table, ratios, delays), "p99<60ms")
+    assert seen.rare == 8
+    assert 0.05 < seen.below < 0.5
+    assert 0.02 < seen.above < seen.below
+
+
+def test_a_trend_is_part_of_the_doubt_and_a_known_load_leads_to_the_same_place() -> None:
+    """What a drift leaves uncertain is in sd alone; beginning 2 % beside the answer leads back to it."""
+    twin = batching(replace(GPU, instances=2))
+    plain = found(twin, "p99<20ms")
+    load = 0.98 * plain.rate_rps / twin.capacity_rps
+    led = forecast(replace(twin, trend=0.03), SLA.parse("p99<20ms"), 1, load)
+    assert led is not None
+    assert led.rate_rps == pytest.approx(plain.rate_rps, rel=0.01)
+    assert led.sd == pytest.approx((plain.sd**2 + 0.03**2) ** 0.5, rel=0.05)
+    assert led.lately == pytest.approx(plain.lately, rel=0.3)
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[Twin, list[Trace]]:
+    """Return a fitted twin and what it was fitted to."""
+    observed = traces(GPU, 2, loads=(0.05, 0.5, 1.3, 0.85, 0.9), requests=4000)
+    twin = fit(observed)
+    assert isinstance(twin, Twin)
+    return twin, observed
+
+
+def test_a_right_twin_replays_what_was_seen(seen: tuple[Twin, list[Trace]]) -> None:
+    """Its misfit is below 1 %, it explains the tails, and only steps near the answer are replayed."""
+    check = replay(*seen, 1)
+    assert check is not None
+    assert check.misfit < 0.01
+    assert check.explained > 0.9
+    assert check.rate_rps == pytest.approx(0.875 * GPU.capacity_rps)
+    for _, predicted, observed in check.quantiles:
+        assert predicted == pytest.approx(observed, rel=0.1)
+
+
+@pytest.mark.parametrize("slower", [0.9, 1.1])
+def test_a_wrong_twin_is_found_out(seen: tuple[Twin, list[Trace]], slower: float) -> None:
+    """A tenth faster or slower than the server, it does not replay what was seen, by more than 2 % of the rate."""
+    twin, observed = seen
+    law = replace(twin.law, batch_s=slower * twin.law.batch_s)
+    check = replay(replace(twin, law=law), observed, 1)
+    assert check is not None
+    assert check.misfit > 0.02
+
+
+def test_overload_and_short_steps_are_not_replayed(seen: tuple[Twin, list[Trace]]) -> None:
+    """With nothing else there is no check."""
+    twin, observed = seen
+    assert replay(twin, [trace.head(100) for trace in observed], 1) is None
+    assert replay(twin, [trace for trace in observed if trace.overload], 1) is None
