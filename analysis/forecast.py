@@ -19,7 +19,7 @@ from analysis.twin import Twin, relaw
 
 _GROUPS = 16  # resamples of the service law
 _BLOCK = 25  # services that are resampled together
-_COARSE, _FINE = 150_000, 600_000  # requests a simulation, warm-up left out
+_COARSE, _FINE = 150_000, 800_000  # requests a simulation, warm-up left out
 _LONGEST_LANE = 120_000
 _LONGEST_LANE_SINGLE = 25_000
 _REPLAYS = 12
@@ -35,7 +35,8 @@ _FEW = 60  # rare delays: more are known well enough by resampling
 _TELLING = 0.15  # share of the violations that rare delays make up before their number matters
 _FURTHEST = 0.5
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
-_NEAR_ENOUGH = 0.3  # of ln p, for the slope to hold
+_NEAR_ENOUGH = 0.7  # of ln p, for the slope to hold
+_ROUNDS, _ENOUGH_ROOTS = 5, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def _shape(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[
     # relaxation of waits up to the limit, in requests (see `analysis.evidence.relaxation_s`)
     memory = 0.9 * rate_rps * limit_s / gap
     longest = _LONGEST_LANE if twin.rule.max_batch > 1 else _LONGEST_LANE_SINGLE
-    warm = int(min(max(2 * memory, 300), longest / 2))
+    warm = int(min(max(3 * memory, 300), longest / 2))
     size = 2 * warm
     lanes = max(_GROUPS, -(-requests // (size - warm) // _GROUPS) * _GROUPS)
     return lanes, size, warm
@@ -182,15 +183,23 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Fore
     if rate is None:
         return None
     limit = sla.limit_s
-    shape = _shape(twin, rate, limit, _FINE)
+    shape = _shape(twin, rate, limit, _FINE if twin.rule.max_batch > 1 else 2 * _FINE)
     slope = min(max(4.4 * rate / max(twin.capacity_rps - rate, 0.002 * rate), 3.0), 900.0)
-    for again in range(3):
+    roots: list[float] = []
+    errors: list[float] = []
+    for again in range(_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
         step = 0.25 / slope
         pair = _pair(twin, rate, step, shape, seed + again)
         before, off, slope, error = _secant(pair, rate, step, sla, slope)
         rate = min(before * exp(-off / slope), 0.999 * twin.capacity_rps)
         if abs(off) < _NEAR_ENOUGH:
+            roots.append(log(rate))
+            errors.append(error)
+        if len(roots) == _ENOUGH_ROOTS:
             break
+    if roots:
+        rate = exp(float(np.mean(roots)))
+        error = max(float(np.mean(errors)) / len(roots) ** 0.5, float(np.std(roots)))
     resampled, doubts = _spread(twin, sla, rate, slope, seed=seed)
     sd = sqrt(resampled**2 + error**2 + twin.trend**2 + _FLOOR**2)
     quantiles = _quantiles(pair, step, log(rate / before), sd, doubts)
@@ -212,7 +221,7 @@ def _secant(
     """Return the rate, ln (p / alpha) there, the slope s and the simulation's standard error of ln rate."""
     shares = [max(_share(response, sla.limit_s)[0], 1e-6) for response in pair]
     slope = min(max(log(shares[1] / shares[0]) / (2 * step), 0.4 * expected), 2.5 * expected)
-    error = _share(pair[1], sla.limit_s)[1] / shares[1] / slope / sqrt(2)
+    error = _share(pair[1], sla.limit_s)[1] / shares[1] / slope
     return rate_rps, log(sqrt(shares[0] * shares[1]) / sla.violation_share), slope, error
 
 
@@ -233,7 +242,7 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     And those of the logarithms of p50, p95 and p99 there.
     """
     rng = np.random.default_rng([seed, 4])
-    laws = [relaw(twin, _resample(twin.services, rng)) for _ in range(_GROUPS)]
+    laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(_GROUPS)]
     tops = np.array([_capacity(twin, law) for law in laws])
     scale = tops / twin.capacity_rps
     limit_s, alpha = sla.limit_s, sla.violation_share
@@ -241,7 +250,7 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     size += twin.rule.max_batch
     arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
     arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
-    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]))
+    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]), restart=1.0)
     response = (_left_s(twin, done, np.random.default_rng([seed, 7])) - arrivals)[:, warm : -twin.rule.max_batch]
     shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
     apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
@@ -252,6 +261,12 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     variance = float(logs.var(ddof=1))
     doubts = np.log(np.quantile(response.reshape(_GROUPS, -1), _SHOWN, axis=1)).std(axis=1, ddof=1)
     return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
+
+
+def _ordered(law: Law) -> Law:
+    """Return a law with its services in order of length: one random number then gives like services from every law."""
+    order = np.lexsort((law.delays_s, law.ratios))
+    return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
 
 
 def _resample(count: int, rng: np.random.Generator) -> "np.typing.NDArray[np.int64]":

@@ -44,7 +44,9 @@ class Law:
     delays_s: Floats
 
 
-def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+def simulate(
+    rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, *, restart: float = _RESTART
+) -> Floats:
     """Return when each request's service ends, seconds, as `arrivals_s`.
 
     Services are drawn as runs of consecutive ones (stationary bootstrap: Politis and Romano 1994), so what follows one
@@ -56,6 +58,7 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
             numbers, so that laws are compared on the same chances.
         arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
         rng: For the services.
+        restart: Chance that a service does not follow the one before it; 1 draws each by itself.
 
     Raises:
         ValueError: The lanes cannot be shared out equally among the laws.
@@ -64,10 +67,10 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     if lanes % len(laws):
         raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
     serve = _batches if rule.max_batch > 1 else _singles
-    return serve(rule, laws, arrivals_s, rng)
+    return serve(rule, laws, arrivals_s, rng, restart)
 
 
-def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
     """Simulate batch by batch, in all lanes at once."""
     (lanes, size), batch = arrivals_s.shape, rule.max_batch
     group = np.arange(lanes) * len(laws) // lanes
@@ -112,7 +115,7 @@ def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
         dones.append(done)
         at = at + taken
         fresh = np.tile(rng.random(share), len(laws))
-        pick = np.where(fresh < _RESTART, low + (fresh / _RESTART * count).astype(np.int64), pick + 1)
+        pick = np.where(fresh < restart, low + (fresh / restart * count).astype(np.int64), pick + 1)
         pick = np.where(pick >= low + count, low, pick)
     out = np.full((lanes, size), np.inf)
     repeated = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
@@ -120,17 +123,17 @@ def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
     return out
 
 
-def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
     """Simulate batches of one: Kiefer and Wolfowitz's recursion (1955), with one instance Lindley's in closed form."""
     lanes, size = arrivals_s.shape
     share = lanes // len(laws)
     restarts = rng.random((size, share))
-    anew = restarts < _RESTART
+    anew = restarts < restart
     anew[0] = True
     since = np.maximum.accumulate(np.where(anew, np.arange(size)[:, None], 0), axis=0)
     run = np.arange(size)[:, None] - since  # services since the last restart
     chance = np.take_along_axis(restarts, since, axis=0)
-    chance = np.where(since == 0, restarts[0], chance / _RESTART)
+    chance = np.where(since == 0, restarts[0], chance / restart)
     columns = []
     for law in laws:
         count = law.ratios.size
