@@ -202,7 +202,7 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Fore
         error = max(float(np.mean(errors)) / len(roots) ** 0.5, float(np.std(roots)))
     resampled, doubts = _spread(twin, sla, rate, slope, seed=seed)
     sd = sqrt(resampled**2 + error**2 + twin.trend**2 + _FLOOR**2)
-    quantiles = _quantiles(pair, step, log(rate / before), sd, doubts)
+    quantiles = _quantiles(pair, step, -off / slope, sd, doubts)  # where this pair itself crosses
     rare, below, above = _rare(twin, rate, sla, seed)
     return Forecast(
         rate_rps=rate, slope=slope, rare=rare, below=below, above=above, lately=resampled, quantiles=quantiles,
