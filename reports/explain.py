@@ -88,7 +88,7 @@ def _off(predicted: float, observed: float) -> str:
 def confirmation(answer: OperatingPoint, seen: Confirmation) -> str:
     """Say what fresh arrivals at the safe rate showed, and what that is worth."""
     missed = "failed" if answer.limited_by == ERROR_BUDGET else f"slower than {text.latency(answer.sla.limit_s)}"
-    ends = f"[{text.number(100 * seen.low)}, {text.number(100 * seen.high)}]"
+    ends = f"[{text.number(100 * seen.low)}, {text.small_share(seen.high).removesuffix(' %')}]"
     if not seen.passed:
         worth = "it did not hold"
     elif seen.high <= seen.allowed:
