@@ -28,7 +28,8 @@ from scipy import stats
 from analysis.capacity import Capacity
 from analysis.dwell import Dwell
 from analysis.estimate import Estimate
-from analysis.evidence import REACHES, Evidence, load
+from analysis.evidence import REACHES, Evidence, load, relaxation_s
+from analysis.line import Line, fit_line
 from analysis.sla import SLA
 from analysis.stationarity import Stationarity, stationarity
 
@@ -39,6 +40,7 @@ _SLOPE, _FLATTEST = 2.5, 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rar
 _REGULAR = 2.5  # -d ln P / d ln t
 _MISFIT = 0.003
 _FAR = 0.3  # of the distance in y over which the law was used: how far its shape may be off
+_SETTLES = 4.0  # relaxation times
 _PASS_FAR = 0.5  # of the limit: the quantile of a step far below it
 _STEEPEST = 1.5  # exponent that no queue exceeds
 
@@ -106,7 +108,10 @@ def locate(dwells: tuple[Dwell, ...], sla: SLA, capacity: Capacity, near_rps: fl
             break
         centre = point
     evidence = count.evidence
-    found = _drifted(_interval(count, capacity), dwells, known)
+    seen = _most_seen(dwells, sla, top)
+    line = fit_line(dwells, sla, top, centre)
+    found = _interval(count, capacity, seen) if line is None else _crossed(line, capacity)
+    found = _drifted(found, dwells, known)
     near = evidence.weights > 0.3
     found = replace(
         found,
@@ -192,15 +197,40 @@ def _gather(dwells: tuple[Dwell, ...], sla: SLA, top: float, centre: float) -> _
         evidence = Evidence(
             dwells, limit_s=sla.limit_s, allowed=sla.violation_share, capacity_rps=top, at=centre, reach=reach
         )
-        dispersion, causes = evidence.dispersion(sla.limit_s, sla.violation_share)
+        dispersion, causes = evidence.dispersion(
+            evidence.scaled(sla.limit_s), np.full(len(dwells), sla.violation_share)
+        )
         count = _Count(evidence, evidence.expected(sla.violation_share), max(dispersion, 1e-9), causes)
         if count.looks > _ENOUGH:
             break
     return count
 
 
-def _interval(count: _Count, capacity: Capacity) -> Crossing:
-    """Return point, two-sided interval and one-sided lower bound."""
+def _most_seen(dwells: tuple[Dwell, ...], sla: SLA, top: float) -> float:
+    """Return the highest rate whose waits were seen as they are in the long run.
+
+    A step at a rate shows them when it is longer than some relaxation times; a shorter one what a lower rate is like.
+    """
+    idle_s = _SETTLES * relaxation_s(0.0, top, sla.limit_s)  # at a load of nearly none; it grows as 1 / (1 - load)
+    settled = [top * (1 - min(idle_s / dwell.length_s, 0.95)) for dwell in dwells]
+    return max(min(dwell.rate_rps, rate) for dwell, rate in zip(dwells, settled, strict=True))
+
+
+def _crossed(line: Line, capacity: Capacity) -> Crossing:
+    """Return where a line crosses what is allowed, with the ends of its intervals."""
+    top = line.capacity_rps
+    low, high = (_rate(top, y) for y in line.ends(_TWO_SIDED))
+    safe = _rate(top, line.ends(_ONE_SIDED)[0])
+    rate, more = _rate(top, line.y), float(np.exp(1.96 * _MISFIT))
+    high = max(min(high * more, capacity.rate_rps * (1 + 2.5 * capacity.error)), rate)
+    return Crossing(
+        rate_rps=rate, low_rps=low / more, high_rps=high, safe_rps=safe / more,
+        noise=1.96 * line.sd / (1 + float(np.exp(line.y))),
+    )  # fmt: skip
+
+
+def _interval(count: _Count, capacity: Capacity, seen_rps: float) -> Crossing:
+    """Return point, two-sided interval and one-sided lower bound, no lower end above `seen_rps`."""
     evidence, g, top = count.evidence, count.evidence.exponent, capacity.rate_rps * (1 + capacity.error)
     reach = min(max(count.looks**-0.5, 0.3), 1.2)  # in ln count: over which its slope in y is measured
     y = count.root(g)
@@ -216,8 +246,8 @@ def _interval(count: _Count, capacity: Capacity) -> Crossing:
     sd = np.hypot(np.hypot(chance, law) * idle, np.hypot(spread, _MISFIT))
     two, one = (float(stats.t.ppf(1 - level, max(count.causes, 2.0))) for level in (_TWO_SIDED, _ONE_SIDED))
     high = min(_rate(top, y) * float(np.exp(two * sd[1])), capacity.rate_rps * (1 + 2.5 * capacity.error))
-    # no lower end above what was run, nor above what the server surely completes
-    known = min(float(evidence.rates.max()), 0.998 * capacity.rate_rps / (1 + 2 * capacity.error), high)
+    # nor above what the server surely completes
+    known = min(seen_rps, 0.998 * capacity.rate_rps / (1 + 2 * capacity.error), high)
     low, safe = (min(_rate(top, y) * float(np.exp(-z * sd[0])), known) for z in (two, one))
     if evidence.tail_slope() < _REGULAR:
         low, safe = (

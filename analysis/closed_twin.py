@@ -23,11 +23,10 @@ def closed_answer(twin: Twin, sla: SLA, seed: int) -> ClosedAnswer | None:
         response, rate = closed_loop(twin, users, np.random.default_rng([seed, users]))
         return float(np.quantile(response, sla.quantile)) <= sla.limit_s, rate
 
-    low, rate = 1, 0.0
-    passes, rate = holds(1)
+    low, high = 1, 2
+    passes, rate = holds(low)
     if not passes:
         return None
-    high = 2
     while high <= _MOST_USERS:
         passes, more = holds(high)
         if not passes:

@@ -18,7 +18,7 @@ from analysis.step import Outcome, StepResult
 from analysis.twin import Twin, fit
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
-_MOST_REQUESTS = 120_000
+_MOST_REQUESTS = 250_000
 _MISFIT = 0.02
 _MISFIT_OF_SD = 1.5
 _ABOVE_CAPACITY = 0.04
@@ -37,6 +37,7 @@ class TwinEstimator:
     Attributes:
         slas: At least one.
         arrivals: Name of the arrival process; the twin knows Poisson arrivals only.
+        precision: Wanted relative half-width.
         refused: Why the twin is not believed, half a sentence; None where it is.
         twin: The last that was believed.
         forecasts: By the SLA's text.
@@ -47,6 +48,7 @@ class TwinEstimator:
 
     slas: Sequence[SLA]
     arrivals: str = "poisson"
+    precision: float = 0.05
     refused: str | None = "nothing was measured yet"
     twin: Twin | None = None
     forecasts: dict[str, Forecast] = field(default_factory=dict)
@@ -137,12 +139,13 @@ class TwinEstimator:
             return "too few services were seen yet", False
         forecasts = {}
         for sla in self.slas:
-            found = forecast(fitted, sla, seed, self._load(str(sla)))
+            load = self._load(str(sla), counted, capacity)
+            found = forecast(fitted, sla, seed, load, wanted=self.precision / _TWO_SIDED)
             if found is None:
                 return "the fitted server meets the SLA at no rate", True
             forecasts[str(sla)] = found
         tightest = min(forecasts.values(), key=lambda f: f.rate_rps)
-        check = replay(fitted, self._traces, seed)
+        check = replay(fitted, self._traces, tightest.rate_rps, seed)
         if check is None:
             return "too few requests were seen yet to check it", False
         if check.misfit > max(_MISFIT, _MISFIT_OF_SD * tightest.sd):
@@ -153,10 +156,12 @@ class TwinEstimator:
         self.twin, self.forecasts, self.check = fitted, forecasts, check
         return None, False
 
-    def _load(self, name: str) -> float | None:
-        """Return the last answer for an SLA over the capacity of the twin that gave it, or None."""
-        before = self.forecasts.get(name)
-        return before.rate_rps / self.twin.capacity_rps if before is not None and self.twin is not None else None
+    def _load(self, name: str, counted: dict[str, Crossing], capacity: Capacity) -> float | None:
+        """Return a load, rate over capacity, near an SLA's crossing: the last answer's, or what counting gives."""
+        before, twin = self.forecasts.get(name), self.twin
+        if before is not None and twin is not None:
+            return before.rate_rps / twin.capacity_rps
+        return counted[name].rate_rps / capacity.rate_rps if name in counted else None
 
     def _crossing(self, found: Forecast, check: Check) -> Crossing:
         below, above = (hypot(found.sd, check.misfit, rare) for rare in (found.below, found.above))

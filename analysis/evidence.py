@@ -14,7 +14,7 @@ REACHES = (0.6, 0.9, 1.4)  # in y: how far a step's evidence counts; further whe
 _PHI = 0.9
 _G, _G_SD, _G_LEAST_SD = 0.5, 0.17, 0.06
 _LEAST_GAP = 0.002
-_FLOOR, _FLOOR_FEW, _FEW = 0.1, 0.3, 4.0  # of the theoretical cluster; the more so the fewer there are
+_FLOOR, _FLOOR_FEW, _FEW = 0.03, 0.3, 4.0  # of the theoretical cluster; the more so the fewer there are
 _LEAST_GROUPS = 6
 _LEAST_WEIGHT = 0.05
 
@@ -138,22 +138,30 @@ class Evidence:
         q = np.log(np.maximum(self._quantiles_s(np.minimum(shares, 0.5)), 1e-9))
         return float(np.log(10) / max(float(np.max(q[2:] - q[:-2])), 0.1))
 
-    def dispersion(self, limit_s: float, share: float) -> tuple[float, float]:
-        """Return the variance of the clusters above a limit over Poisson, and the causes that it was seen in.
+    def scaled(self, limit_s: float) -> Floats:
+        """Return the limit that each dwell's requests must exceed to count as at `at`: float (dwells,), seconds."""
+        scaled: Floats = limit_s * np.exp(self.exponent * (self.y - self.at))
+        return scaled
+
+    def dispersion(self, limits_s: Floats, shares: Floats) -> tuple[float, float]:
+        """Return the variance of the clusters above limits over Poisson, and the causes that it was seen in.
 
         Batch means of single pieces of the steps, of two neighbours, of four and so on to groups of steps; the largest
         variance counts, so that short clusters and slow changes both do. The causes are the effective number of
         deviating groups, (sum e^2)^2 / sum e^4, where most were seen.
+
+        Args:
+            limits_s: float (dwells,).
+            shares: float (dwells,), of the requests, expected above them.
         """
-        scaled = limit_s * np.exp(self.exponent * (self.y - self.at))
         used = np.flatnonzero((self.weights >= _LEAST_WEIGHT) & (self.n > 0))
         per_request = self._per_request
         deviations = np.array([
-            per_request[i] * float(part.count_above(scaled[i]) - share * part.n)
+            per_request[i] * float(part.count_above(limits_s[i]) - shares[i] * part.n)
             for i in used for part in self.dwells[i].parts
         ])  # fmt: skip
-        expected = max(self.expected(share), 1e-12)
-        kernel = float(self.weights**2 @ self.looks) * share / expected
+        expected = max(float(shares @ (self.weights * self.looks)), 1e-12)
+        kernel = float(shares @ (self.weights**2 * self.looks)) / expected
         largest = kernel * (_FLOOR + _FLOOR_FEW * min(1.0, _FEW / expected))
         causes = 1.0
         while deviations.size >= _LEAST_GROUPS:
@@ -182,7 +190,7 @@ class Evidence:
         value = self.quantile_s(share)
         if value <= 0:
             return None
-        dispersion, _ = self.dispersion(value, share)
+        dispersion, _ = self.dispersion(self.scaled(value), np.full(self.n.size, share))
         looks = self.expected(share) / max(dispersion * (1 - share), 1e-9)
         blur = 1 / (max(-float(np.log(share)), 0.7) * max(looks, 1e-3) ** 0.5)
         # each quantile has its own exponent: what comes from other loads is off by a share of the distance

@@ -2,24 +2,25 @@
 
 Everything is simulated with `analysis.queueing` on Poisson arrivals that are never smoothed: fixed counts per second
 would remove the bursts that make the tail. Legend: p share of requests slower than the limit, alpha the share allowed,
-s = d ln p / d ln rate, M the twin's capacity.
+s = d ln p / d ln rate, M the twin's capacity, y = ln (rate / (M - rate)) the load, in which ln p is nearly straight.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 from scipy import stats
 
-from analysis.queueing import Floats, Law, places_of, poisson_lanes, simulate
+from analysis.evidence import relaxation_s
+from analysis.queueing import RESTART, Floats, Ints, Law, capacity_rps, places_of, poisson_lanes, simulate
 from analysis.reconstruct import Trace
 from analysis.sla import SLA
 from analysis.twin import Twin, relaw
 
-_GROUPS = 16  # resamples of the service law
+_GROUPS, _SPREAD_ROUNDS = 16, 4  # resamples of the service law, simulations of them all
 _BLOCK = 25  # services that are resampled together
-_COARSE, _FINE = 150_000, 800_000  # requests a simulation, warm-up left out
+_COARSE, _FINE = 80_000, 400_000  # requests a simulation, warm-up left out
 _LONGEST_LANE = 120_000
 _LONGEST_LANE_SINGLE = 25_000
 _REPLAYS = 12
@@ -27,16 +28,19 @@ _CHANCE = 4.0  # variances of chance below which a difference is none
 _CHECKED = (0.9, 0.97, 0.99)
 _SHOWN = (0.5, 0.95, 0.99)
 _LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
-_REPLAYED = 6  # steps
+_REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
 _SETTLES = 0.995  # of the capacity
 _FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
 _TELLING = 0.15  # share of the violations that rare delays make up before their number matters
 _FURTHEST = 0.5
+_STRAIGHT, _FURTHEST_SD = 0.025, 1.0  # of ln rate: up to there ln p is straight; a factor of ten in the interval
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
-_NEAR_ENOUGH = 0.7  # of ln p, for the slope to hold
-_ROUNDS, _ENOUGH_ROOTS = 5, 2
+_STEP, _FURTHEST_Y = 0.06, 0.8  # in y: between the loads of a round, and from one round to the next
+_USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
+_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 8, 24, 3
+_MINOR = 0.9  # of the other doubts: up to there the simulation's error adds a third to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,7 @@ class Forecast:
     Attributes:
         rate_rps: The rate.
         sd: Standard deviation of its logarithm, all doubts together but that of rare delays.
-        below: What the small number of rare delays adds on the lower side, as a standard deviation.
+        below: What the small number of rare delays and the bend of ln p add on the lower side, a standard deviation.
         above: The same on the upper side.
         slope: s there.
         quantiles: (quantile, response time in seconds, standard deviation of its logarithm) there: p50, p95, p99.
@@ -81,14 +85,20 @@ class Check:
     explained: float
 
 
-def response_s(twin: Twin, laws: list[Law], rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
+def response_s(twin: Twin, law: Law, rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
     """Simulate response times at a rate: float (lanes, requests), `shape` being lanes, requests and warm-up."""
     lanes, size, warm = shape
-    size += twin.rule.max_batch  # the last batch of a lane waits in vain to fill: its requests are left out
-    rng = np.random.default_rng([seed, 1])
-    arrivals = poisson_lanes(lanes, size, rng) / rate_rps
-    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 2]))
-    return (_left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals)[:, warm : -twin.rule.max_batch]
+    unit = poisson_lanes(lanes, size + twin.rule.max_batch, np.random.default_rng([seed, 1]))
+    return _settled_s(twin, [law], unit / rate_rps, warm, seed)
+
+
+def _settled_s(
+    twin: Twin, laws: list[Law], arrivals_s: Floats, warm: int, seed: int, *, restart: float = RESTART
+) -> Floats:
+    """Return response times less those of the warm-up, and of the last batch of a lane, which waits in vain to fill."""
+    done = simulate(twin.rule, laws, arrivals_s, np.random.default_rng([seed, 2]), restart=restart)
+    response: Floats = _left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals_s
+    return response[:, warm : -twin.rule.max_batch]
 
 
 def _left_s(twin: Twin, done_s: Floats, rng: np.random.Generator) -> Floats:
@@ -96,18 +106,16 @@ def _left_s(twin: Twin, done_s: Floats, rng: np.random.Generator) -> Floats:
     received: Floats = done_s + twin.delay_s
     if twin.rule.max_batch > 1:
         received += twin.place_s[np.minimum(places_of(done_s), twin.place_s.size - 1)]
-        received += twin.spread_s[rng.integers(0, twin.spread_s.size, received.shape)]
+        received += np.resize(np.roll(twin.spread_s, rng.integers(twin.spread_s.size)), received.shape)
     return received
 
 
 def _shape(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[int, int, int]:
     """Return lanes, requests of each and warm-up, such that a lane is long against the queue's memory."""
-    gap = max(1 - rate_rps / twin.capacity_rps, 0.002)
-    # relaxation of waits up to the limit, in requests (see `analysis.evidence.relaxation_s`)
-    memory = 0.9 * rate_rps * limit_s / gap
+    memory = rate_rps * relaxation_s(rate_rps, twin.capacity_rps, limit_s)  # in requests
     longest = _LONGEST_LANE if twin.rule.max_batch > 1 else _LONGEST_LANE_SINGLE
     warm = int(min(max(3 * memory, 300), longest / 2))
-    size = 2 * warm
+    size = min((2 if twin.rule.max_batch > 1 else 4) * warm, longest)  # of batches many short lanes cost less
     lanes = max(_GROUPS, -(-requests // (size - warm) // _GROUPS) * _GROUPS)
     return lanes, size, warm
 
@@ -119,13 +127,8 @@ def _share(response: Floats, limit_s: float) -> tuple[float, float]:
 
 
 def steady_response_s(twin: Twin, rate_rps: float, limit_s: float, seed: int) -> Floats:
-    """Simulate the settled server at a rate: response times in seconds, lane after lane."""
-    return response_s(twin, [twin.law], rate_rps, _shape(twin, rate_rps, limit_s, _COARSE), seed).reshape(-1)
-
-
-def _coarse_share(twin: Twin, rate_rps: float, limit_s: float) -> float:
-    shape = _shape(twin, rate_rps, limit_s, _COARSE)
-    return _share(response_s(twin, [twin.law], rate_rps, shape, seed=11), limit_s)[0]
+    """Simulate the settled server at a rate: response times in seconds, float (lanes, requests)."""
+    return response_s(twin, twin.law, rate_rps, _shape(twin, rate_rps, limit_s, _COARSE), seed)
 
 
 def crossing(twin: Twin, sla: SLA) -> float | None:
@@ -136,14 +139,14 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
     top, alpha, limit = twin.capacity_rps, sla.violation_share, sla.limit_s
 
     def excess(y: float) -> float:
-        share = _coarse_share(twin, top / (1 + exp(-y)), limit)
+        share, _ = _share(steady_response_s(twin, _rate(top, y), limit, seed=11), limit)
         return log(max(share, 1e-6) / alpha)
 
     y = 3.0
     high = excess(y)
     while high <= 0:
         if y > _HIGHEST_Y:
-            return top / (1 + exp(-y))
+            return _rate(top, y)
         y += 0.8
         high = excess(y)
     low_y, low, step = y, high, 0.4
@@ -165,10 +168,10 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
         else:
             low_y, low = middle, value
     best = low_y + (y - low_y) * min(max(-low / max(high - low, 1e-9), 0.0), 1.0)
-    return top / (1 + exp(-best))
+    return _rate(top, best)
 
 
-def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Forecast | None:
+def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, wanted: float = 1.0) -> Forecast | None:
     """Solve for the rate and for its doubt, by resampling the services in blocks (Kuensch 1989).
 
     Each resample simulates the rate scaled to its own capacity, so that what is left to differ is the shape.
@@ -177,52 +180,114 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None) -> Fore
         twin: The fitted server.
         sla: Gives the limit and alpha.
         seed: Of the simulations.
-        load: Rate over capacity that fewer data gave, where known: the search begins there.
+        load: Rate over capacity that is near, where known: the search begins there.
+        wanted: Standard deviation of ln rate that is asked for: the simulation goes on while it alone is in the way.
     """
-    rate = load * twin.capacity_rps if load is not None else crossing(twin, sla)
+    rate = min(load, 0.999) * twin.capacity_rps if load is not None else crossing(twin, sla)
     if rate is None:
         return None
-    limit = sla.limit_s
-    shape = _shape(twin, rate, limit, _FINE if twin.rule.max_batch > 1 else 2 * _FINE)
-    slope = min(max(4.4 * rate / max(twin.capacity_rps - rate, 0.002 * rate), 3.0), 900.0)
-    roots: list[float] = []
-    errors: list[float] = []
-    for again in range(_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
-        step = 0.25 / slope
-        pair = _pair(twin, rate, step, shape, seed + again)
-        before, off, slope, error = _secant(pair, rate, step, sla, slope)
-        rate = min(before * exp(-off / slope), 0.999 * twin.capacity_rps)
-        if abs(off) < _NEAR_ENOUGH:
-            roots.append(log(rate))
-            errors.append(error)
-        if len(roots) == _ENOUGH_ROOTS:
+    top, shape = twin.capacity_rps, _shape(twin, rate, sla.limit_s, _FINE)
+    y, alpha = log(rate / max(top - rate, 1e-3 * rate)), sla.violation_share
+    rounds: list[_Round] = []
+    doubts: list[float] = []
+    for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
+        pair = [response_s(twin, twin.law, _rate(top, y + sign * _STEP), shape, seed + again) for sign in (-1, 1)]
+        below, above = (_share(response, sla.limit_s) for response in pair)
+        rounds.append(_Round(y, below[0], above[0], above[1]))
+        at = y
+        moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
+        y = min(y + moved, _HIGHEST_Y)
+        if len(rounds) < _FEWEST_ROUNDS or abs(moved) > 0.5 * _FURTHEST_Y:
+            continue
+        if not doubts:
+            resampled, doubts = _spread(twin, sla, _rate(top, y), per_y * (1 + exp(y)), seed=seed)
+        others, own = hypot(resampled, twin.trend, _FLOOR), error / (1 + exp(y))
+        if own < _MINOR * others and not (others < wanted < hypot(others, own)):
             break
-    if roots:
-        rate = exp(float(np.mean(roots)))
-        error = max(float(np.mean(errors)) / len(roots) ** 0.5, float(np.std(roots)))
-    resampled, doubts = _spread(twin, sla, rate, slope, seed=seed)
-    sd = sqrt(resampled**2 + error**2 + twin.trend**2 + _FLOOR**2)
-    quantiles = _quantiles(pair, step, -off / slope, sd, doubts)  # where this pair itself crosses
-    rare, below, above = _rare(twin, rate, sla, seed)
+        if again >= _ROUNDS and not others < wanted:
+            break
+    rate, slope = _rate(top, y), per_y * (1 + exp(y))
+    if not doubts and load is not None:  # that was not near, or ln p falls there: begin from above
+        return forecast(twin, sla, seed, wanted=wanted)
+    if not doubts:  # it never came near: as far off as the last round was
+        error = max(error, abs(moved))
+        resampled, doubts = _spread(twin, sla, rate, slope, seed=seed)
+    sd = hypot(resampled, error / (1 + exp(y)), twin.trend, _FLOOR)
+    here = log(max(rounds[-1].middle, 0.1 * alpha) / alpha)
+    ends = (_rate(top, at - _STEP), _rate(top, at + _STEP))
+    quantiles = _quantiles(pair, 0.5 * log(ends[1] / ends[0]), -here / slope, sd, doubts)  # where this pair crosses
+    rare, *few = _rare(twin, rate, sla, seed)
+    bent = _bent(twin, rate, sla, slope=slope, sd=sd, seed=seed)
+    below, above = (max(more, sqrt(reach**2 - sd**2)) for more, reach in zip(few, bent, strict=True))  # one doubt
     return Forecast(
         rate_rps=rate, slope=slope, rare=rare, below=below, above=above, lately=resampled, quantiles=quantiles,
         sd=sd,
     )  # fmt: skip
 
 
-def _pair(twin: Twin, rate_rps: float, step: float, shape: tuple[int, int, int], seed: int) -> list[Floats]:
-    """Simulate a rate a step of ln rate lower and higher, on the same arrivals and services."""
-    return [response_s(twin, [twin.law], rate_rps * exp(sign * step), shape, seed) for sign in (-1, 1)]
+def _bent(twin: Twin, rate_rps: float, sla: SLA, *, slope: float, sd: float, seed: int) -> tuple[float, float]:
+    """Return standard deviations of ln rate, below and above, that follow the curve of ln p instead of its tangent.
+
+    Where p comes from the tail of the service itself it hardly depends on the rate, and less the lower that is: twice
+    the doubt about ln p then reaches further down than the tangent says.
+    """
+    if sd < _STRAIGHT:
+        return sd, sd
+    top = twin.capacity_rps
+
+    def excess(apart: float) -> float:
+        rate = min(rate_rps * exp(apart), 0.999 * top)
+        shape = _shape(twin, rate, sla.limit_s, 2 * _COARSE)
+        return log(max(_share(response_s(twin, twin.law, rate, shape, seed + 20), sla.limit_s)[0], 1e-6))
+
+    middle = excess(0.0)
+
+    def reach(sign: int) -> float:
+        near, far, wanted = 0.0, sd, 2 * slope * sd
+        while sign * (excess(sign * 2 * far) - middle) < wanted and far < _FURTHEST_SD:
+            near, far = far, min(1.5 * far, _FURTHEST_SD)
+        for _ in range(3 if far > sd else 0):
+            half = 0.5 * (near + far)
+            near, far = (half, far) if sign * (excess(sign * 2 * half) - middle) < wanted else (near, half)
+        return far
+
+    return reach(-1), reach(1)
 
 
-def _secant(
-    pair: Sequence[Floats], rate_rps: float, step: float, sla: SLA, expected: float
-) -> tuple[float, float, float, float]:
-    """Return the rate, ln (p / alpha) there, the slope s and the simulation's standard error of ln rate."""
-    shares = [max(_share(response, sla.limit_s)[0], 1e-6) for response in pair]
-    slope = min(max(log(shares[1] / shares[0]) / (2 * step), 0.4 * expected), 2.5 * expected)
-    error = _share(pair[1], sla.limit_s)[1] / shares[1] / slope
-    return rate_rps, log(sqrt(shares[0] * shares[1]) / sla.violation_share), slope, error
+def _rate(top_rps: float, y: float) -> float:
+    """Return the rate whose load is y = ln (rate / (M - rate)); d ln rate / dy = 1 / (1 + exp y)."""
+    return top_rps / (1 + exp(-y))
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Hold the shares of slow responses at loads a step below and above y, on the same chances, and their error."""
+
+    y: float
+    below: float
+    above: float
+    error: float
+
+    @property
+    def middle(self) -> float:
+        return 0.5 * (self.below + self.above)
+
+
+def _pooled(rounds: Sequence[_Round], y: float, alpha: float) -> tuple[float, float, float]:
+    """Return how far from y the shares reach alpha, d ln p / dy, and the standard error of that place.
+
+    Shares are averaged, not their logarithms: the mean of ln p is below the logarithm of the mean.
+    """
+    below, above = (sum(getattr(done, name) for done in rounds) for name in ("below", "above"))
+    slope = _USUAL_SLOPE if not below else min(max(log(above / below) / (2 * _STEP), _LEAST_SLOPE), _MOST_SLOPE)
+    shares = np.array([done.middle * exp(-slope * (done.y - y)) for done in rounds])
+    mean = max(float(shares.mean()), 1e-3 * alpha)
+    moved = min(max(-log(mean / alpha) / slope, -_FURTHEST_Y), _FURTHEST_Y)
+    if shares.size < _FEWEST_ROUNDS:
+        return moved, slope, _FURTHEST_Y
+    # the scatter of a few rounds, or that of the lanes within them where it is more
+    error = max(float(shares.std(ddof=1)), float(np.mean([done.error for done in rounds])))
+    return moved, slope, error / shares.size**0.5 / mean / slope
 
 
 def _quantiles(
@@ -243,22 +308,24 @@ def _spread(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -
     """
     rng = np.random.default_rng([seed, 4])
     laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(_GROUPS)]
-    tops = np.array([_capacity(twin, law) for law in laws])
+    tops = np.array([capacity_rps(twin.rule, law) for law in laws])
     scale = tops / twin.capacity_rps
     limit_s, alpha = sla.limit_s, sla.violation_share
-    lanes, size, warm = _shape(twin, rate_rps, limit_s, _FINE)
-    size += twin.rule.max_batch
-    arrivals = np.tile(poisson_lanes(lanes // _GROUPS, size, np.random.default_rng([seed, 5])), (_GROUPS, 1))
-    arrivals /= (rate_rps * np.repeat(scale, lanes // _GROUPS))[:, None]
-    done = simulate(twin.rule, laws, arrivals, np.random.default_rng([seed, 6]), restart=1.0)
-    response = (_left_s(twin, done, np.random.default_rng([seed, 7])) - arrivals)[:, warm : -twin.rule.max_batch]
-    shares = (response > limit_s).mean(axis=1).reshape(_GROUPS, -1)
-    apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
-    own = apart.var(axis=1, ddof=1).mean() / shares.shape[1] if shares.shape[1] > 1 else 0.0
-    mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
-    logs = np.log(scale) - np.log(mean / alpha) / slope
-    chance = float(own) / max(float(mean.mean()), 0.02 * alpha) ** 2 / slope**2
-    variance = float(logs.var(ddof=1))
+    lanes, size, warm = _shape(twin, rate_rps, limit_s, 2 * _FINE)
+    each = max(2, lanes // _GROUPS)
+    shares: Floats = np.empty((_GROUPS, 0))
+    for again in range(_SPREAD_ROUNDS):
+        unit = poisson_lanes(each, size + twin.rule.max_batch, np.random.default_rng([seed + again, 5]))
+        arrivals = np.tile(unit, (_GROUPS, 1)) / (rate_rps * np.repeat(scale, each))[:, None]
+        response = _settled_s(twin, laws, arrivals, warm, seed + again, restart=1.0)
+        shares = np.concatenate([shares, (response > limit_s).mean(axis=1).reshape(_GROUPS, each)], axis=1)
+        apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
+        own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
+        mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
+        variance = float((np.log(scale) - np.log(mean / alpha) / slope).var(ddof=1))
+        chance = own / (max(float(mean.mean()), 0.02 * alpha) * slope) ** 2
+        if chance < max(0.3 * variance, (0.5 * _FLOOR) ** 2):
+            break
     doubts = np.log(np.quantile(response.reshape(_GROUPS, -1), _SHOWN, axis=1)).std(axis=1, ddof=1)
     return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
 
@@ -269,18 +336,12 @@ def _ordered(law: Law) -> Law:
     return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
 
 
-def _resample(count: int, rng: np.random.Generator) -> "np.typing.NDArray[np.int64]":
+def _resample(count: int, rng: np.random.Generator) -> Ints:
     """Return indices of as many services, drawn in blocks."""
     block = max(1, min(_BLOCK, count // 8))
     starts = rng.integers(0, count - block + 1, -(-count // block))
-    index: np.typing.NDArray[np.int64] = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
+    index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
     return index
-
-
-def _capacity(twin: Twin, law: Law) -> float:
-    rule = twin.rule
-    mean = float(law.ratios.mean()) * float(law.batch_s[rule.max_batch]) + float(law.delays_s.mean())
-    return rule.instances * rule.max_batch / mean
 
 
 def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float, float]:
@@ -291,7 +352,7 @@ def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float,
     """
     law = twin.law
     usual = np.median(law.ratios)
-    robust = 1.4826 * float(np.median(np.abs(law.ratios - usual))) + 1e-6
+    robust = float(stats.median_abs_deviation(law.ratios, scale="normal")) + 1e-6
     late = (law.ratios - usual) * float(law.batch_s[1:].mean()) + law.delays_s
     is_rare = late > _RARE_SHARE * sla.limit_s
     is_rare &= ((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0)
@@ -304,7 +365,7 @@ def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float,
 
     def shares(rate: float) -> tuple[float, float]:
         shape = _shape(twin, rate, sla.limit_s, _COARSE * 2)
-        both = (_share(response_s(twin, [one], rate, shape, seed), sla.limit_s)[0] for one in (law, without))
+        both = (_share(response_s(twin, one, rate, shape, seed), sla.limit_s)[0] for one in (law, without))
         first, second = both
         return first, min(first, second)
 
@@ -329,19 +390,22 @@ def _rare(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float,
     return count, reach(many, -1) / 1.96, reach(few, 1) / 1.96
 
 
-def replay(twin: Twin, traces: Sequence[Trace], seed: int) -> Check | None:
-    """Simulate the twin on the arrivals of the steps nearest the answer and compare the tails.
+def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, seed: int) -> Check | None:
+    """Simulate the twin on the arrivals of steps near a rate and compare the tails.
 
     A quantile's difference counts by d ln quantile / d ln rate, from replays of the same arrivals a little faster.
     Differences are pooled over steps; what chance explains, from the scatter of the replays, is taken off.
     """
     most = _SETTLES * twin.capacity_rps  # above that a step shows nothing settled
     calm = [t for t in traces if not t.overload and t.arrival_s.size >= _LEAST_REPLAYED and t.rate_rps < most]
-    top = max((trace.rate_rps for trace in calm), default=0.0)
-    near = sorted((t for t in calm if t.rate_rps > 0.85 * top), key=lambda t: t.start_s)[-_REPLAYED:]
-    near = [trace.head(_LONGEST_REPLAY) for trace in near]
-    if not near:
+    calm = [t for t in calm if twin.since_s is None or t.start_s > twin.since_s] or calm[-1:]
+    if not calm:
         return None
+    calm.sort(key=lambda trace: abs(log(trace.rate_rps / rate_rps)))
+    near = [trace for trace in calm if abs(log(trace.rate_rps / rate_rps)) < _NEAR] or calm[:1]
+    near = [t.head(_LONGEST_REPLAY) for t in sorted(near, key=lambda t: min(t.arrival_s.size, _LONGEST_REPLAY))]
+    near = near[-_REPLAYED:]
+    top = max(trace.rate_rps for trace in near)
     faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004
     rows = []
     for index, trace in enumerate(near):

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import inf, log, sqrt
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.boundary import Crossing
 from analysis.dwell import Dwell
@@ -29,6 +31,8 @@ class Look:
         ramp: It is a rung of the ramp: too short to fit.
         warmup_s: The server was still cold for so long at its start; that part is left out.
         strain: Its share of violations over the allowed one, the worst SLA's; 1 is the crossing.
+        allowed: That SLA's allowed share.
+        limit_s: And its limit.
         violated: That share of violations, or of failures where they are more.
         passes: Its share of violations is within every bound.
         errors: The verdict on its failures alone.
@@ -39,6 +43,8 @@ class Look:
     ramp: bool
     warmup_s: float
     strain: float
+    allowed: float
+    limit_s: NDArray[np.float64]
     violated: float
     passes: bool
     errors: Verdict
@@ -59,12 +65,15 @@ class Look:
         allowed = {str(sla): sla.violation_share for sla in slas}
         strains = {name: share / allowed[name] for name, share in zip(allowed, slow, strict=True)}
         binding = max(strains, key=lambda name: strains[name])
+        worst = next(sla for sla in slas if str(sla) == binding)
         by_errors = errors is Verdict.FAIL and (strains[binding] <= 1 or float(failed.mean()) > 0.5 * max(slow))
         return cls(
             dwell=dwell,
             ramp=ramp,
             warmup_s=warmup,
             strain=strains[binding],
+            allowed=allowed[binding],
+            limit_s=np.asarray(worst.limit_s),
             violated=max(strains[binding] * allowed[binding], float(failed.mean())),
             passes=strains[binding] <= 1 and errors is not Verdict.FAIL,
             errors=errors,
@@ -160,6 +169,31 @@ class Descent:
         )
 
     @property
+    def certain(self) -> bool:
+        """Say that no rate that was tried may be within the bounds after all: even the best one violates surely."""
+        return self._best() is None
+
+    def again(self, longest_s: float) -> tuple[float, float] | None:
+        """Return the rate that fails least, and how long to run it to know: twice its time so far, at most `longest_s`.
+
+        None where all fail surely.
+        """
+        best = self._best()
+        if best is None:
+            return None
+        spent_s = sum(look.dwell.length_s for look in self._at(best))
+        return best, min(2 * spent_s, longest_s)
+
+    def _at(self, rate_rps: float) -> list[Look]:
+        return [look for look in self.looks if not look.ramp and _near(look.rate_rps, [rate_rps])]
+
+    def _best(self) -> float | None:
+        """Return the rate whose violations exceed what is allowed least, None where they do surely at every rate."""
+        excess = {look.rate_rps: _sure_excess(self._at(look.rate_rps)) for look in self.looks if not look.ramp}
+        best = min(excess, key=lambda rate: excess[rate], default=None)
+        return best if best is not None and excess[best] <= 1 else None
+
+    @property
     def exhausted(self) -> bool:
         """Say that no rate is left that may pass, for want of budget or of hope."""
         tested = [look.rate_rps for look in self.looks if not look.ramp]
@@ -199,6 +233,21 @@ class Descent:
         """Return the rungs that passed by their few requests, the highest first; not those of almost no load."""
         rungs = [look.rate_rps for look in self.looks if look.ramp and look.passes]
         return sorted((rate for rate in rungs if rate > _NO_LOAD * self.capacity_rps), reverse=True)
+
+
+def _sure_excess(looks: Sequence[Look]) -> float:
+    """Return the violations of steps at about one rate over those allowed: the lower end of what they may be.
+
+    Garwood's Poisson limit (Biometrika 1936) of the count of the worst SLA, over its clusters: pieces of the steps.
+    """
+    if any(look.errors is Verdict.FAIL for look in looks):
+        return inf
+    allowed = sum(look.allowed * look.dwell.tail.n for look in looks)
+    count = sum(look.strain * look.allowed * look.dwell.tail.n for look in looks)
+    parts = [np.array([float(part.count_above(look.limit_s)) for part in look.dwell.parts]) for look in looks]
+    counts = np.concatenate(parts)
+    cluster = max(1.0, float(counts.var(ddof=1)) / max(float(counts.mean()), 1e-9))
+    return float(stats.gamma.ppf(0.025, count / cluster)) * cluster / allowed if count and allowed else 0.0
 
 
 def _near(rate_rps: float, others: Sequence[float]) -> bool:

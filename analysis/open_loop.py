@@ -6,7 +6,7 @@ Pure policy: results in, the next step out. `analysis.search` keeps the budget a
 from dataclasses import dataclass, field, replace
 from math import exp, inf, log, sqrt
 
-from analysis.boundary import Crossing, locate, quantiles_at
+from analysis.boundary import Crossing, locate, needed_s, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import TwinEstimator
 from analysis.evidence import load, relaxation_s
@@ -23,6 +23,12 @@ _SETTLED_S = 25.0
 _RECHECK_S = (20.0, 80.0)  # of measuring since the capacity was measured, before it is measured again
 _CHANGED = 0.03
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
+
+
+def _differs(before: Capacity, now: Capacity) -> bool:
+    """Say that the capacity is no longer what it was."""
+    doubt = 3 * sqrt(before.error**2 + now.error**2)
+    return abs(log(now.rate_rps / before.rate_rps)) > max(_CHANGED, doubt)
 
 
 def _lowered(found: Crossing, failed_rps: float) -> Crossing:
@@ -47,6 +53,7 @@ class OpenLoop:
         twin: The primary estimator; where it is not believed, counting answers.
         confirmation: The last step at the safe rate.
         moved: A step at the safe rate failed, and the answer was lowered.
+        changed: The capacity changed, and what was measured before was forgotten.
         seed: Of the twin's simulations.
         arrivals: Name of the arrival process.
     """
@@ -62,6 +69,7 @@ class OpenLoop:
     counted: dict[str, Crossing] = field(default_factory=dict)
     confirmation: Confirmation | None = None
     moved: bool = False
+    changed: bool = False
     seed: int = 0
     arrivals: str = "poisson"
     twin: TwinEstimator = field(init=False)
@@ -69,11 +77,10 @@ class OpenLoop:
     _ramped: bool = False
     _measures: int = 0
     _rechecks: int = 0
-    changed: bool = False
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
-        self.twin = TwinEstimator(self.slas, self.arrivals)
+        self.twin = TwinEstimator(self.slas, self.arrivals, self.precision)
 
     # what is known -----------------------------------------------------------------------------------------------
 
@@ -169,7 +176,8 @@ class OpenLoop:
         if self.twin.believed and self.binding in self.twin.forecasts:
             return self.twin.needed_s(self.binding, precision)
         measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
-        return measured * (self.half_width / precision) ** 2 if self.half_width < 1 else None
+        near = needed_s(point, precision)
+        return measured - point.near_s + max(near, point.near_s) if near else None
 
     @property
     def expected_s(self) -> float | None:
@@ -246,7 +254,8 @@ class OpenLoop:
         descent = self.descent if self._ramped else None
         if descent is None or descent.passed:
             return False
-        return descent.exhausted and descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps) is None
+        lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
+        return descent.exhausted and lower is None and descent.certain
 
     # planning ----------------------------------------------------------------------------------------------------
 
@@ -321,8 +330,9 @@ class OpenLoop:
         descent = Descent(self.looks, self.slas, capacity.rate_rps)
         if not descent.passed and self.looks and (self._measures or self.looks[-1].is_failure):
             lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
-            lower = lower or min(_FIRST_LOAD * capacity.rate_rps, self.ceiling_rps or float("inf"))
-            length = descent.length_s(lower, self.limit_s)
+            again = None if lower else descent.again(self._longest_descent_s)
+            lower, length = again or (lower or min(_FIRST_LOAD * capacity.rate_rps, self.ceiling_rps or inf), 0.0)
+            length = length or descent.length_s(lower, self.limit_s)
             return Plan(rate_rps=lower, duration_s=length, purpose="measure", drain_s=drain)
         rate = self._next_rate(top)
         longest = self._longest_dwell_s()
@@ -352,10 +362,8 @@ class OpenLoop:
                 other.rate_rps <= look.rate_rps and other.dwell.offered > look.dwell.offered for other in failed
             )
         ]  # fmt: skip
-        if (
-            passed and not self.strained and not self.twin.believed
-        ):  # nothing slow was seen yet: the crossing is above what passed
-            y = max(y, max(passed) + 0.5)
+        if passed and not (self.strained or self.twin.believed):
+            y = max(y, max(passed) + 0.5)  # nothing slow was seen yet: the crossing is above what passed
         if passed:
             y = max(min(y, max(passed) + log(_GROWTH)), max(passed) - 0.6)
         else:
@@ -402,8 +410,10 @@ class OpenLoop:
         again = self._ramped and result.step.purpose == "ramp" and before is not None
         self._rechecks += again
         overloaded = self.ramp.add(result, stopped=stopped)
-        if again and before is not None and self._differs(before, measure_capacity(result) if overloaded else None):
-            self._restart(result if overloaded else None)
+        if again and before is not None:
+            now = measure_capacity(result) if overloaded else None
+            if now is None or _differs(before, now):  # None: the server was not even overloaded above it
+                self._restart(now)
         if overloaded:
             self.twin.add(result, overload=True)
             return
@@ -430,19 +440,12 @@ class OpenLoop:
         if errors is not None:
             self.counted[ERROR_BUDGET] = errors
 
-    def _differs(self, before: Capacity, now: Capacity | None) -> bool:
-        """Say that the capacity is no longer what it was; None: the server was not even overloaded above it."""
-        if now is None:
-            return True
-        doubt = 3 * sqrt(before.error**2 + now.error**2)
-        return abs(log(now.rate_rps / before.rate_rps)) > max(_CHANGED, doubt)
-
-    def _restart(self, overload: StepResult | None) -> None:
+    def _restart(self, capacity: Capacity | None) -> None:
         """Forget what was measured before the server changed."""
         self.changed = True
         self.looks, self.counted, self.confirmation = [], {}, None
-        self.twin = TwinEstimator(self.slas, self.arrivals)
-        self.ramp.forget(overload)
+        self.twin = TwinEstimator(self.slas, self.arrivals, self.precision)
+        self.ramp.forget(capacity)
 
     def _confirm(self, result: StepResult, *, stopped: bool) -> None:
         """Take in a step at the safe rate; where it failed the answer moves below it."""

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_RESTART = 0.02  # of a run of consecutive services, each time one is drawn
+RESTART = 0.02  # of a run of consecutive services, each time one is drawn
+_AHEAD = 64  # services that are drawn together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,14 @@ class Law:
     delays_s: Floats
 
 
+def capacity_rps(rule: Rule, law: Law) -> float:
+    """Return the completions per second of a server that always has work."""
+    mean_s = float(law.ratios.mean()) * float(law.batch_s[rule.max_batch]) + float(law.delays_s.mean())
+    return rule.instances * rule.max_batch / mean_s
+
+
 def simulate(
-    rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, *, restart: float = _RESTART
+    rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, *, restart: float = RESTART
 ) -> Floats:
     """Return when each request's service ends, seconds, as `arrivals_s`.
 
@@ -71,56 +78,76 @@ def simulate(
 
 
 def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
-    """Simulate batch by batch, in all lanes at once."""
+    """Simulate batch by batch, in all lanes at once; a lane that has ended takes batches of none."""
     (lanes, size), batch = arrivals_s.shape, rule.max_batch
-    group = np.arange(lanes) * len(laws) // lanes
-    table = np.stack([law.batch_s for law in laws])
-    starts = np.cumsum([0] + [law.ratios.size for law in laws])
-    low, count = starts[group], np.diff(starts)[group]
-    ratios, delays = (np.concatenate([getattr(law, name) for law in laws]) for name in ("ratios", "delays_s"))
-    delayed = bool(delays.any())
-    padded = np.concatenate([arrivals_s, np.full((lanes, batch), np.inf)], axis=1)
-    width = size + batch
-    flat = padded.reshape(-1)
-    base = np.arange(lanes) * width
-    # one ascending array for all lanes, so that one search finds how many have arrived in each
-    horizon = float(np.max(arrivals_s[np.isfinite(arrivals_s)], initial=0.0))
+    real = np.isfinite(arrivals_s)
+    horizon = float(np.max(arrivals_s, initial=0.0, where=real))
     span = 4 * horizon + 1e3
-    shift = np.arange(lanes) * span
-    keys = np.minimum(padded, 0.5 * span) + shift[:, None]
-    keys = keys.reshape(-1)
+    shift = np.arange(lanes)[:, None] * span
+    # one ascending array for all lanes, so that one search finds how many have arrived in each; ends lie behind all
+    arrived = np.full((lanes, size + batch), 0.5 * span)
+    arrived[:, :size][real] = arrivals_s[real]
+    arrived += shift
+    keys, first = arrived.reshape(-1), np.where(arrived < shift + 0.5 * span, arrived, shift + 0.4 * span).reshape(-1)
+    last = np.append(first[batch - 1 :], first[1 - batch :])
+    group = np.arange(lanes) * len(laws) // lanes
+    table, row = np.stack([law.batch_s for law in laws]).reshape(-1), group * (batch + 1)
     free = np.full((lanes, rule.instances), -np.inf)
-    rows = np.arange(lanes)
-    at = base.copy()
-    end = base + np.isfinite(arrivals_s).sum(axis=1)
-    share = lanes // len(laws)
-    pick = low + (np.tile(rng.random(share), len(laws)) * count).astype(np.int64)
+    free_at, flat_free = np.arange(lanes) * rule.instances, free.reshape(-1)
+    at = np.arange(lanes) * (size + batch)
+    end = at + real.sum(axis=1)
     sizes: list[Ints] = []
     dones: list[Floats] = []
-    while True:
-        live = at < end
-        if not live.any():
-            break
-        worker = free.argmin(axis=1) if rule.instances > 1 else np.zeros(lanes, dtype=np.int64)
-        ready = free[rows, worker]
-        start = np.maximum(ready, np.minimum(flat[at] + rule.wait_s, flat[at + batch - 1]))
-        if delayed:
-            start = start + delays[pick]
-        taken = keys.searchsorted(np.minimum(start, 0.4 * span) + shift, side="right") - at
-        taken = np.minimum(np.maximum(np.minimum(taken, batch), 1), np.maximum(end - at, 1))
-        done = start + table[group, taken] * ratios[pick]
-        free[rows, worker] = np.where(live, done, np.inf)
-        taken = np.where(live, taken, 0)
-        sizes.append(taken)
-        dones.append(done)
-        at = at + taken
-        fresh = np.tile(rng.random(share), len(laws))
-        pick = np.where(fresh < restart, low + (fresh / restart * count).astype(np.int64), pick + 1)
-        pick = np.where(pick >= low + count, low, pick)
+    services = _Services(laws, lanes, rng, restart)
+    delayed = any(law.delays_s.any() for law in laws)
+    while (at < end).any():
+        ratios, delays = services.draw(_AHEAD)
+        for ratio, delay in zip(ratios, delays, strict=True):
+            soonest = free_at + free.argmin(axis=1) if rule.instances > 1 else free_at
+            start = np.maximum(flat_free[soonest], np.minimum(first[at] + rule.wait_s, last[at]))
+            if delayed:
+                start += delay
+            taken = np.minimum(keys.searchsorted(start, side="right") - at, batch)
+            done = start + table[row + taken] * ratio
+            flat_free[soonest] = done
+            sizes.append(taken)
+            dones.append(done)
+            at = at + taken
     out = np.full((lanes, size), np.inf)
     repeated = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
-    out[np.isfinite(arrivals_s)] = repeated
+    out[real] = repeated - np.repeat(shift[:, 0], real.sum(axis=1))
     return out
+
+
+class _Services:
+    """Draw runs of consecutive services for every lane."""
+
+    def __init__(self, laws: list[Law], lanes: int, rng: np.random.Generator, restart: float) -> None:
+        self.rng, self.restart, self.copies = rng, restart, len(laws)
+        self.share = lanes // len(laws)
+        self.ratios, self.delays = (np.concatenate([getattr(law, n) for law in laws]) for n in ("ratios", "delays_s"))
+        counts = [law.ratios.size for law in laws]
+        self.count = np.repeat(counts, self.share)
+        self.low = np.repeat(np.cumsum([0, *counts[:-1]]), self.share)
+        self.pick = self._anew(rng.random((1, self.share)))[0]
+
+    def _anew(self, chances: Floats) -> Ints:
+        """Return where runs begin, from chances of shape (m, share): the same ones for every law."""
+        anew: Ints = (np.tile(chances, self.copies) * self.count).astype(np.int64)
+        return anew
+
+    def draw(self, many: int) -> tuple[Floats, Floats]:
+        """Return the next services, float (many, lanes): their ratios and their delays."""
+        chances = self.rng.random((many, self.share))
+        chances[0] = 1.0  # the run goes on
+        begins = np.tile(chances < self.restart, self.copies)
+        begun = np.maximum.accumulate(np.where(begins, np.arange(many)[:, None], 0), axis=0)
+        starts = np.where(begins, self._anew(np.minimum(chances / self.restart, 1 - 1e-12)), 0)
+        starts[0] = self.pick
+        pick = (np.take_along_axis(starts, begun, axis=0) + np.arange(many)[:, None] - begun) % self.count
+        self.pick = (pick[-1] + 1) % self.count
+        pick += self.low
+        return self.ratios[pick], self.delays[pick]
 
 
 def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:

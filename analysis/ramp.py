@@ -131,10 +131,9 @@ class Ramp:
                 self.idle_s = idle_response_s(result)
         return False
 
-    def forget(self, overload: StepResult | None) -> None:
-        """Keep of the capacity only what this step shows: the server has changed since."""
-        measured = measure_capacity(overload) if overload is not None else None
-        self._measured = [measured] if measured is not None else []
+    def forget(self, now: Capacity | None) -> None:
+        """Take what was measured last for the capacity, None for unknown: the server is another one than before."""
+        self._measured = [now] if now is not None else []
 
     def begin(self) -> None:
         """Forget the last step's progress."""

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.queueing import Floats, Ints, Law, Rule, places_of
+from analysis.queueing import Floats, Ints, Law, Rule, capacity_rps, places_of
 from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
 _SELECT = 15_000  # requests on which the number of instances is chosen
-_NEAR = 0.4  # of the highest rate that did not overload: from there on steps show the service law
+_NEAR = 0.4  # of the usual rate: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
+_HARDLY_ANY = 0.001
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
@@ -74,11 +75,7 @@ class Twin:
     @property
     def capacity_rps(self) -> float:
         """Return the completions per second of a server that always has work."""
-        rule = self.rule
-        mean = float(np.mean(self.law.ratios)) * float(self.law.batch_s[rule.max_batch]) + float(
-            self.law.delays_s.mean()
-        )
-        return rule.instances * rule.max_batch / mean
+        return capacity_rps(self.rule, self.law)
 
     @property
     def services(self) -> int:
@@ -226,6 +223,7 @@ def _delay_of_singles(parts: Sequence[Services]) -> float:
     difference = float(idle.mean() - busy.mean())
     doubt = float(np.hypot(idle.std() / idle.size**0.5, busy.std() / busy.size**0.5))
     longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
+    longest = min(longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
     return min(difference, longest) if difference > 2.5 * doubt else 0.0
 
 
@@ -312,9 +310,15 @@ def _near(found: _Fit, traces: Sequence[Trace]) -> list[Services]:
 
 
 def _is_near(traces: Sequence[Trace]) -> list[bool]:
-    """Say of each trace that its load is such that its services are those of a busy server."""
-    calm = max((trace.rate_rps for trace in traces if not trace.overload), default=0.0)
-    return [trace.rate_rps >= _NEAR * calm for trace in traces]
+    """Say of each trace that its load is such that its services are those of a busy server.
+
+    Measured by the rate at which half of the requests came that did not overload it: not by the highest such rate,
+    which may be a rung above the capacity that was too short to show it.
+    """
+    calm = [trace for trace in traces if not trace.overload]
+    rates = np.repeat([trace.rate_rps for trace in calm], [trace.arrival_s.size for trace in calm])
+    usual = float(np.median(rates)) if rates.size else 0.0
+    return [trace.rate_rps >= _NEAR * usual for trace in traces]
 
 
 def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
@@ -359,7 +363,7 @@ def relaw(twin: Twin, index: Ints) -> Law:
 def _without_pauses(ratios: Floats) -> Floats:
     """Draw in what lies far outside: a rare pause is no change of the server."""
     middle = float(np.median(ratios))
-    reach = _FAR * max(1.4826 * float(np.median(np.abs(ratios - middle))), 0.01)
+    reach = _FAR * max(float(stats.median_abs_deviation(ratios, scale="normal")), 0.01)
     return np.clip(ratios, middle - reach, middle + reach)
 
 
