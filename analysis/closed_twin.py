@@ -4,9 +4,9 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
-from analysis.forecast import steady_response_s
 from analysis.operating_point import ClosedAnswer
 from analysis.queueing import Floats
+from analysis.simulation import steady_response_s
 from analysis.sla import SLA
 from analysis.twin import Twin
 

@@ -10,9 +10,10 @@ from analysis.boundary import Crossing
 from analysis.capacity import Capacity
 from analysis.closed_twin import closed_answer
 from analysis.estimate import Estimate
-from analysis.forecast import Check, Forecast, forecast, replay
+from analysis.forecast import Forecast, forecast
 from analysis.operating_point import ClosedAnswer, ServerModel
 from analysis.reconstruct import Trace
+from analysis.replay import Check, replay
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
 from analysis.twin import Twin, fit

@@ -10,7 +10,8 @@ from analysis import SLA, OperatingPoint, Outcome, Search, Step, StepResult
 from analysis.boundary import Crossing
 from analysis.capacity import Capacity
 from analysis.estimator import _MOST_REQUESTS, TwinEstimator, contradicts
-from analysis.forecast import Check, Forecast
+from analysis.forecast import Forecast
+from analysis.replay import Check
 from tests.analysis.fitted import GPU, MM1, results
 from tests.bench.calibrate.des import Server, Simulator
 from tests.bench.calibrate.servers import FIXED

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from analysis import SLA
-from analysis.forecast import Forecast, crossing, forecast, replay, steady_response_s
+from analysis.forecast import Forecast, crossing, forecast
 from analysis.queueing import Rule
 from analysis.reconstruct import Trace
+from analysis.replay import replay
+from analysis.simulation import steady_response_s
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, known, mean_one, traces
 from tests.bench.calibrate.des import Server

@@ -1,0 +1,142 @@
+"""How sure the twin's rate is: the services resampled, the few rare delays counted, the bend of ln p followed.
+
+Legend: see `analysis.simulation`; s = d ln p / d ln rate.
+"""
+
+from math import exp, log, sqrt
+
+import numpy as np
+from scipy import stats
+
+from analysis.queueing import Floats, Ints, Law, capacity_rps, poisson_lanes
+from analysis.simulation import COARSE, GROUPS, response_s, settled_s, shape_of, share_above
+from analysis.sla import SLA
+from analysis.twin import Twin, relaw
+
+SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
+FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
+_RESAMPLED, _ROUNDS = 800_000, 4  # requests of a simulation of all resamples, simulations of them
+_BLOCK = 25  # services that are resampled together
+_RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
+_FEW = 60  # rare delays: more are known well enough by resampling
+_TELLING = 0.15  # share of the violations that rare delays make up before their number matters
+_FURTHEST = 0.5
+_STRAIGHT, _FURTHEST_SD = 0.025, 1.0  # of ln rate: up to there ln p is straight; a factor of ten in the interval
+
+
+def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -> tuple[float, list[float]]:
+    """Return the standard deviation of ln rate over resampled service laws, the simulation's own share taken off.
+
+    And those of the logarithms of p50, p95 and p99 there.
+    """
+    rng = np.random.default_rng([seed, 4])
+    laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(GROUPS)]
+    tops = np.array([capacity_rps(twin.rule, law) for law in laws])
+    scale = tops / twin.capacity_rps
+    limit_s, alpha = sla.limit_s, sla.violation_share
+    lanes, size, warm = shape_of(twin, rate_rps, limit_s, _RESAMPLED)
+    each = max(2, lanes // GROUPS)
+    shares: Floats = np.empty((GROUPS, 0))
+    for again in range(_ROUNDS):
+        unit = poisson_lanes(each, size + twin.rule.max_batch, np.random.default_rng([seed + again, 5]))
+        arrivals = np.tile(unit, (GROUPS, 1)) / (rate_rps * np.repeat(scale, each))[:, None]
+        response = settled_s(twin, laws, arrivals, warm, seed + again, restart=1.0)
+        shares = np.concatenate([shares, (response > limit_s).mean(axis=1).reshape(GROUPS, each)], axis=1)
+        apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
+        own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
+        mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
+        variance = float((np.log(scale) - np.log(mean / alpha) / slope).var(ddof=1))
+        chance = own / (max(float(mean.mean()), 0.02 * alpha) * slope) ** 2
+        if chance < max(0.3 * variance, (0.5 * FLOOR) ** 2):
+            break
+    doubts = np.log(np.quantile(response.reshape(GROUPS, -1), SHOWN, axis=1)).std(axis=1, ddof=1)
+    return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
+
+
+def _ordered(law: Law) -> Law:
+    """Return a law with its services in order of length: one random number then gives like services from every law."""
+    order = np.lexsort((law.delays_s, law.ratios))
+    return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
+
+
+def _resample(count: int, rng: np.random.Generator) -> Ints:
+    """Return indices of as many services, drawn in blocks."""
+    block = max(1, min(_BLOCK, count // 8))
+    starts = rng.integers(0, count - block + 1, -(-count // block))
+    index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
+    return index
+
+
+def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float, float]:
+    """Return how many rare long delays were seen, and what their small number means for ln rate, below and above.
+
+    Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the violations,
+    as they come and without them, is simulated at rates further and further away, until alpha is met with so many.
+    """
+    law = twin.law
+    usual = np.median(law.ratios)
+    robust = float(stats.median_abs_deviation(law.ratios, scale="normal")) + 1e-6
+    late = (law.ratios - usual) * float(law.batch_s[1:].mean()) + law.delays_s
+    is_rare = late > _RARE_SHARE * sla.limit_s
+    is_rare &= ((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0)
+    count = int(is_rare.sum())
+    if not 0 < count <= _FEW:
+        return 0, 0.0, 0.0
+    without = Law(
+        batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s)
+    )
+
+    def shares(rate: float) -> tuple[float, float]:
+        shape = shape_of(twin, rate, sla.limit_s, COARSE * 2)
+        both = (share_above(response_s(twin, one, rate, shape, seed), sla.limit_s)[0] for one in (law, without))
+        first, second = both
+        return first, min(first, second)
+
+    def reach(times: float, sign: int) -> float:
+        apart, step = 0.0, 0.005
+        while apart < _FURTHEST:
+            further = apart + step
+            rate = rate_rps * exp(sign * further)
+            if rate > 0.999 * twin.capacity_rps:
+                break
+            seen, plain = shares(rate)
+            if sign * (plain + times * (seen - plain) - sla.violation_share) > 0:
+                break
+            apart, step = further, 1.5 * step
+        return apart + 0.5 * step
+
+    seen, plain = shares(rate_rps)
+    if seen - plain < _TELLING * seen:
+        return count, 0.0, 0.0
+    many = float(stats.gamma.ppf(0.975, count + 1)) / count
+    few = float(stats.gamma.ppf(0.025, count)) / count
+    return count, reach(many, -1) / 1.96, reach(few, 1) / 1.96
+
+
+def bent_doubt(twin: Twin, rate_rps: float, sla: SLA, *, slope: float, sd: float, seed: int) -> tuple[float, float]:
+    """Return standard deviations of ln rate, below and above, that follow the curve of ln p instead of its tangent.
+
+    Where p comes from the tail of the service itself it hardly depends on the rate, and less the lower that is: twice
+    the doubt about ln p then reaches further down than the tangent says.
+    """
+    if sd < _STRAIGHT:
+        return sd, sd
+    top = twin.capacity_rps
+
+    def excess(apart: float) -> float:
+        rate = min(rate_rps * exp(apart), 0.999 * top)
+        shape = shape_of(twin, rate, sla.limit_s, 2 * COARSE)
+        return log(max(share_above(response_s(twin, twin.law, rate, shape, seed + 20), sla.limit_s)[0], 1e-6))
+
+    middle = excess(0.0)
+
+    def reach(sign: int) -> float:
+        near, far, wanted = 0.0, sd, 2 * slope * sd
+        while sign * (excess(sign * 2 * far) - middle) < wanted and far < _FURTHEST_SD:
+            near, far = far, min(1.5 * far, _FURTHEST_SD)
+        for _ in range(3 if far > sd else 0):
+            half = 0.5 * (near + far)
+            near, far = (half, far) if sign * (excess(sign * 2 * half) - middle) < wanted else (near, half)
+        return far
+
+    return reach(-1), reach(1)

@@ -1,0 +1,91 @@
+"""Whether the twin explains what was seen: it is run on the very arrivals of the steps, and the tails are compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+
+from analysis.queueing import Floats, simulate
+from analysis.reconstruct import Trace
+from analysis.simulation import left_s
+from analysis.twin import Twin
+
+_REPLAYS = 12
+_CHANCE = 4.0  # variances of chance below which a difference is none
+_CHECKED = (0.9, 0.97, 0.99)
+_LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
+_REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
+_SETTLES = 0.995  # of the capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Compare the twin with what was seen, on the same arrivals.
+
+    Attributes:
+        misfit: Relative error of the rate that the difference of the tails amounts to, chance taken off.
+        quantiles: (quantile, predicted, observed), seconds, over the steps that were replayed.
+        rate_rps: Mean arrival rate of those steps.
+        explained: Share of the variance of the logarithm of the observed quantiles that the prediction explains.
+    """
+
+    misfit: float
+    quantiles: tuple[tuple[float, float, float], ...]
+    rate_rps: float
+    explained: float
+
+
+def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, seed: int) -> Check | None:
+    """Simulate the twin on the arrivals of steps near a rate and compare the tails.
+
+    A quantile's difference counts by d ln quantile / d ln rate, from replays of the same arrivals a little faster.
+    Differences are pooled over steps; what chance explains, from the scatter of the replays, is taken off.
+    """
+    most = _SETTLES * twin.capacity_rps  # above that a step shows nothing settled
+    calm = [t for t in traces if not t.overload and t.arrival_s.size >= _LEAST_REPLAYED and t.rate_rps < most]
+    calm = [t for t in calm if twin.since_s is None or t.start_s > twin.since_s] or calm[-1:]
+    if not calm:
+        return None
+    calm.sort(key=lambda trace: abs(log(trace.rate_rps / rate_rps)))
+    near = [trace for trace in calm if abs(log(trace.rate_rps / rate_rps)) < _NEAR] or calm[:1]
+    near = [t.head(_LONGEST_REPLAY) for t in sorted(near, key=lambda t: min(t.arrival_s.size, _LONGEST_REPLAY))]
+    near = near[-_REPLAYED:]
+    top = max(trace.rate_rps for trace in near)
+    faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004
+    rows = []
+    for index, trace in enumerate(near):
+        seen = trace.done_s - trace.arrival_s
+        skip = min(int(0.05 * seen.size), 200)
+        modelled = [
+            _replay(twin, np.tile(trace.arrival_s / (1 + more), (_REPLAYS, 1)), np.random.default_rng([seed, 8, index]))
+            for more in (0.0, faster)  # the same services in both
+        ]
+        quantiles = np.log(np.quantile(np.stack(modelled)[:, :, skip:], _CHECKED, axis=2))
+        rows.append((quantiles, np.log(np.quantile(seen[skip:], _CHECKED))))
+    return _compare(near, rows, faster)
+
+
+def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
+    return left_s(twin, simulate(twin.rule, [twin.law], arrivals_s, rng), rng) - arrivals_s
+
+
+def _compare(near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float) -> Check:
+    """Pool the steps; `rows` holds of each the replays' quantiles (checked, 2, replays) and the seen ones."""
+    simulated = np.array([modelled for modelled, _ in rows])  # (steps, quantiles, pace, replays)
+    seen = np.array([real for _, real in rows])
+    mean = simulated.mean(axis=3)
+    slope = np.maximum((mean[:, :, 1] - mean[:, :, 0]) / log(1 + faster), 0.3)
+    variance = simulated[:, :, 0].var(axis=2, ddof=1)
+    variance = 0.5 * (variance + variance.mean(axis=0)) * (1 + 1 / _REPLAYS) + 1e-6  # of few replays: drawn together
+    apart = (seen - mean[:, :, 0]) / slope
+    weight = slope**2 / variance
+    pooled = (weight * apart).sum(axis=0) / weight.sum(axis=0)
+    excess = np.maximum(0.0, pooled**2 - _CHANCE / weight.sum(axis=0))
+    spread = float(((seen - seen.mean()) ** 2).sum())
+    explained = 1 - float(((seen - mean[:, :, 0]) ** 2).sum()) / spread if spread > 0 else 0.0
+    table = zip(_CHECKED, np.exp(mean[:, :, 0].mean(axis=0)).tolist(), np.exp(seen.mean(axis=0)).tolist(), strict=True)
+    return Check(
+        misfit=sqrt(float(excess.mean())), quantiles=tuple(table), explained=max(0.0, explained),
+        rate_rps=float(np.mean([trace.rate_rps for trace in near])),
+    )  # fmt: skip
