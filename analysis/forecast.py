@@ -70,8 +70,8 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
         pair = [response_s(twin, twin.law, rate_at(top, y + sign * _STEP), shape, seed + again) for sign in (-1, 1)]
         (low_share, _), (high_share, its_error) = (share_above(response, sla.limit_s) for response in pair)
-        rounds.append(_Round(y, low_share, high_share, its_error))
-        at = y
+        ends = np.log([np.quantile(response, SHOWN) for response in pair])
+        rounds.append(_Round(y, low_share, high_share, its_error, ends))
         moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
         y = min(y + moved, _HIGHEST_Y)
         if len(rounds) < _FEWEST_ROUNDS or abs(moved) > 0.5 * _FURTHEST_Y:
@@ -90,9 +90,8 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
         error = max(error, abs(moved))
         resampled, doubts = resampled_doubt(twin, sla, rate, slope, seed=seed)
     sd = hypot(resampled, error / (1 + exp(y)), twin.trend, FLOOR)
-    here = log(max(rounds[-1].middle, 0.1 * alpha) / alpha)
-    ends = (rate_at(top, at - _STEP), rate_at(top, at + _STEP))
-    quantiles = _quantiles(pair, 0.5 * log(ends[1] / ends[0]), -here / slope, sd, doubts)  # where this pair crosses
+    near = [done for done in rounds if abs(done.y - y) < _FURTHEST_Y] or rounds[-1:]
+    quantiles = _quantiles(near, per_y, alpha, slope * sd / per_y, doubts)
     rare, *few = rare_doubt(twin, rate, sla, seed)
     bent = bent_doubt(twin, rate, sla, slope=slope, sd=sd, seed=seed)
     below, above = (max(more, sqrt(reach**2 - sd**2)) for more, reach in zip(few, bent, strict=True))  # one doubt
@@ -142,14 +141,18 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
     return rate_at(top, best)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Round:
-    """Hold the shares of slow responses at loads a step below and above y, on the same chances, and their error."""
+    """Hold the shares of slow responses at loads a step below and above y, on the same chances; their error.
+
+    And the logarithms of the quantiles shown, float (2, 3).
+    """
 
     y: float
     below: float
     above: float
     error: float
+    ends: Floats
 
     @property
     def middle(self) -> float:
@@ -174,11 +177,11 @@ def _pooled(rounds: Sequence[_Round], y: float, alpha: float) -> tuple[float, fl
 
 
 def _quantiles(
-    pair: Sequence[Floats], step: float, moved: float, sd: float, doubts: Sequence[float]
+    rounds: Sequence[_Round], per_y: float, alpha: float, sd_y: float, doubts: Sequence[float]
 ) -> tuple[tuple[float, float, float], ...]:
-    """Return what `Forecast.quantiles` holds, from simulations around a rate that was then `moved` in ln rate."""
-    ends = np.log([np.quantile(response, SHOWN) for response in pair])
-    slopes = (ends[1] - ends[0]) / (2 * step)
-    values = np.exp(ends.mean(axis=0) + slopes * moved)
+    """Return what `Forecast.quantiles` holds: each round's quantiles at the load at which it reaches alpha itself."""
+    here = [log(max(done.middle, 0.1 * alpha) / alpha) / per_y for done in rounds]
+    slopes = np.mean([done.ends[1] - done.ends[0] for done in rounds], axis=0) / (2 * _STEP)
+    values = np.exp(np.mean([done.ends.mean(axis=0) - slopes * far for done, far in zip(rounds, here, strict=True)], 0))
     rows = zip(SHOWN, values.tolist(), doubts, slopes.tolist(), strict=True)
-    return tuple((q, value, sqrt(doubt**2 + (slope * sd) ** 2)) for q, value, doubt, slope in rows)
+    return tuple((q, value, sqrt(doubt**2 + (slope * sd_y) ** 2)) for q, value, doubt, slope in rows)

@@ -395,7 +395,7 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
         edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
         if means.size < 6:
             break
-        cut, z, difference = _split(means, weights)
+        cut, z, difference = _split(means, weights, float(ratios[begin:].var()))
         if abs(z) < _CHANGE_Z or abs(difference) < _CHANGE:
             break
         change = difference
@@ -430,13 +430,17 @@ def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Ints, Floats, Floats]:
     return edges[keep], means[keep], counts[keep].astype(np.float64)
 
 
-def _split(means: Floats, weights: Floats) -> tuple[int, float, float]:
-    """Return the block from which on means differ most, by how many standard errors, and by how much."""
+def _split(means: Floats, weights: Floats, variance: float) -> tuple[int, float, float]:
+    """Return the block from which on means differ most, by how many standard errors, and by how much.
+
+    The error is that of services with their `variance`, or more where the scatter of the blocks shows more: of a few
+    blocks that alone is by chance much too small now and then.
+    """
     best = (0, 0.0, 0.0)
     for cut in range(1, means.size - 1):
         early, late = (np.average(means[part], weights=weights[part]) for part in (slice(cut), slice(cut, None)))
         residual = np.concatenate([means[:cut] - early, means[cut:] - late])
-        per_weight = float(weights @ residual**2) / (means.size - 2)
+        per_weight = max(variance, float(weights @ residual**2) / (means.size - 2))
         error = (per_weight * (1 / weights[:cut].sum() + 1 / weights[cut:].sum())) ** 0.5
         z = float(late - early) / max(error, 1e-9)
         if abs(z) > abs(best[1]):
