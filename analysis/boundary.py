@@ -40,7 +40,7 @@ _SLOPE, _FLATTEST = 2.5, 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rar
 _REGULAR = 2.5  # -d ln P / d ln t
 _MISFIT = 0.003
 _FAR = 0.3  # of the distance in y over which the law was used: how far its shape may be off
-_SETTLES = 4.0  # relaxation times
+_SETTLES, _RULE_OF_THREE = 4.0, 3.0  # relaxation times; expected violations
 _PASS_FAR = 0.5  # of the limit: the quantile of a step far below it
 _STEEPEST = 1.5  # exponent that no queue exceeds
 
@@ -210,10 +210,15 @@ def _most_seen(dwells: tuple[Dwell, ...], sla: SLA, top: float) -> float:
     """Return the highest rate whose waits were seen as they are in the long run.
 
     A step at a rate shows them when it is longer than some relaxation times; a shorter one what a lower rate is like.
+    At that rate and above so many requests must have come that none violating would say that few do (rule of three).
     """
     idle_s = _SETTLES * relaxation_s(0.0, top, sla.limit_s)  # at a load of nearly none; it grows as 1 / (1 - load)
     settled = [top * (1 - min(idle_s / dwell.length_s, 0.95)) for dwell in dwells]
-    return max(min(dwell.rate_rps, rate) for dwell, rate in zip(dwells, settled, strict=True))
+    rates = np.array([min(dwell.rate_rps, rate) for dwell, rate in zip(dwells, settled, strict=True)])
+    order = np.argsort(-rates)
+    requests = np.cumsum([dwells[i].tail.n for i in order])
+    enough = np.flatnonzero(requests * sla.violation_share >= _RULE_OF_THREE)
+    return float(rates[order][enough[0]]) if enough.size else 0.05 * float(rates.max())
 
 
 def _crossed(line: Line, capacity: Capacity) -> Crossing:

@@ -21,6 +21,7 @@ _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
 _TELLING = 0.15  # share of the violations that rare delays make up before their number matters
 _FURTHEST = 0.5
+_HARDLY = 1e-6  # a share that no simulation shows
 _STRAIGHT, _FURTHEST_SD = 0.025, 1.0  # of ln rate: up to there ln p is straight; a factor of ten in the interval
 
 
@@ -121,22 +122,27 @@ def bent_doubt(twin: Twin, rate_rps: float, sla: SLA, *, slope: float, sd: float
     """
     if sd < _STRAIGHT:
         return sd, sd
-    top = twin.capacity_rps
+    ends = {-1: _FURTHEST_SD, 1: max(0.5 * log(0.999 * twin.capacity_rps / rate_rps), sd)}
 
     def excess(apart: float) -> float:
-        rate = min(rate_rps * exp(apart), 0.999 * top)
+        rate = rate_rps * exp(apart)
         shape = shape_of(twin, rate, sla.limit_s, 2 * COARSE)
-        return log(max(share_above(response_s(twin, twin.law, rate, shape, seed + 20), sla.limit_s)[0], 1e-6))
+        return log(max(share_above(response_s(twin, twin.law, rate, shape, seed + 20), sla.limit_s)[0], _HARDLY))
 
     middle = excess(0.0)
 
     def reach(sign: int) -> float:
-        near, far, wanted = 0.0, sd, 2 * slope * sd
-        while sign * (excess(sign * 2 * far) - middle) < wanted and far < _FURTHEST_SD:
-            near, far = far, min(1.5 * far, _FURTHEST_SD)
+        near, far = 0.0, sd
+        wanted = min(2 * slope * sd, middle - log(_HARDLY)) if sign < 0 else 2 * slope * sd
+
+        def short(apart: float) -> bool:
+            return sign * (excess(sign * 2 * apart) - middle) < wanted - 1e-9
+
+        while far < ends[sign] and short(far):
+            near, far = far, min(1.5 * far, ends[sign])
         for _ in range(3 if far > sd else 0):
             half = 0.5 * (near + far)
-            near, far = (half, far) if sign * (excess(sign * 2 * half) - middle) < wanted else (near, half)
+            near, far = (half, far) if short(half) else (near, half)
         return far
 
     return reach(-1), reach(1)

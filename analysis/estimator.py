@@ -25,8 +25,10 @@ _MISFIT_OF_SD = 1.5
 _ABOVE_CAPACITY = 0.04
 _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
+SETTLED_S, SETTLED_RANDOM_S, _STEADY = 25.0, 60.0, 0.1  # the first up to that coefficient of variation
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
+_FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
 _LATER = 1.8  # times the evidence of the last fit before it is fitted again
 
@@ -70,13 +72,19 @@ class TwinEstimator:
         """Say that the twin answers."""
         return bool(self.crossings)
 
-    def settled(self, least_s: float) -> bool:
+    @property
+    def least_s(self) -> float:
+        """Return the seconds of steps before which the interval's own width may not end the search."""
+        return SETTLED_S if self.twin is not None and self.twin.cv < _STEADY else SETTLED_RANDOM_S
+
+    @property
+    def settled(self) -> bool:
         """Say that the interval's own width may end the search.
 
         Enough services were seen to know how they scatter, over a time in which a server that warms up shows it.
         """
         twin = self.twin
-        if not self.believed or twin is None or self.seconds < least_s:
+        if not self.believed or twin is None or self.seconds < self.least_s:
             return False
         return twin.services >= _SETTLED_SERVICES * min(max(twin.cv, 0.1), 1.0)
 
@@ -90,8 +98,8 @@ class TwinEstimator:
         failed = int((result.outcome != Outcome.OK).sum())
         if result.offered < 3:
             return
-        if failed:
-            if not overload and failed > 0.001 * result.offered:
+        if failed > _FEW_FAILURES * result.offered:
+            if not overload:
                 self.give_up("requests failed")
             return
         self._traces.append(Trace.of(result, overload=overload))
@@ -126,7 +134,10 @@ class TwinEstimator:
         self._strikes = self._strikes + 1 if why and lasting and seconds > _EARLY_S else 0
         self.refused = why
         check = self.check
-        self.crossings = {} if why or not check else {n: self._crossing(f, check) for n, f in self.forecasts.items()}
+        self.crossings = {}
+        if check is not None and not why:
+            most = capacity.rate_rps * (1 + 2.5 * capacity.error)
+            self.crossings = {name: self._crossing(found, check, most) for name, found in self.forecasts.items()}
 
     def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> tuple[str | None, bool]:
         """Return why the twin is refused, or None, and whether more data are unlikely to change that."""
@@ -146,7 +157,8 @@ class TwinEstimator:
                 return "the fitted server meets the SLA at no rate", True
             forecasts[str(sla)] = found
         tightest = min(forecasts.values(), key=lambda f: f.rate_rps)
-        check = replay(fitted, self._traces, tightest.rate_rps, seed)
+        allowed = min(sla.violation_share for sla in self.slas)
+        check = replay(fitted, self._traces, tightest.rate_rps, allowed, seed)
         if check is None:
             return "too few requests were seen yet to check it", False
         if check.misfit > max(_MISFIT, _MISFIT_OF_SD * tightest.sd):
@@ -164,11 +176,12 @@ class TwinEstimator:
             return before.rate_rps / twin.capacity_rps
         return counted[name].rate_rps / capacity.rate_rps if name in counted else None
 
-    def _crossing(self, found: Forecast, check: Check) -> Crossing:
+    def _crossing(self, found: Forecast, check: Check, most_rps: float) -> Crossing:
         below, above = (hypot(found.sd, check.misfit, rare) for rare in (found.below, found.above))
         rate = found.rate_rps
         return Crossing(
-            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * below), high_rps=rate * exp(_TWO_SIDED * above),
+            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * below),
+            high_rps=max(rate, min(rate * exp(_TWO_SIDED * above), most_rps)),
             safe_rps=rate * exp(-_ONE_SIDED * below), clusters=0.0, n=self.requests,
         )  # fmt: skip
 

@@ -165,7 +165,9 @@ def _pooled(rounds: Sequence[_Round], y: float, alpha: float) -> tuple[float, fl
     Shares are averaged, not their logarithms: the mean of ln p is below the logarithm of the mean.
     """
     below, above = (sum(getattr(done, name) for done in rounds) for name in ("below", "above"))
-    slope = _USUAL_SLOPE if not below else min(max(log(above / below) / (2 * _STEP), _LEAST_SLOPE), _MOST_SLOPE)
+    slope = (
+        _USUAL_SLOPE if not below else min(max(log(max(above, 1e-9) / below) / (2 * _STEP), _LEAST_SLOPE), _MOST_SLOPE)
+    )
     shares = np.array([done.middle * exp(-slope * (done.y - y)) for done in rounds])
     mean = max(float(shares.mean()), 1e-3 * alpha)
     moved = min(max(-log(mean / alpha) / slope, -_FURTHEST_Y), _FURTHEST_Y)

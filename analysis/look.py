@@ -20,6 +20,7 @@ _DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down t
 _NO_LOAD = 0.02
 _SHOWN = 3.0  # violations expected: that none is seen has a chance of 5 %
 _HOPELESS_IN_FLIGHT = 32.0
+_SAME, _BURST = 0.985, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,8 @@ class Look:
 def error_crossing(looks: Sequence[Look], budget: float) -> Crossing | None:
     """Return the bracket of rates between which failures begin to exceed their budget, or None if they do not.
 
+    From the highest rate at which they surely keep it, in a step that was long enough to say so, to the lowest at which
+    they surely do not.
     A rate counts as failing only where all steps from there up exceed the budget together: failures of a cold start do
     not bound the rates above it.
     """
@@ -105,10 +108,25 @@ def error_crossing(looks: Sequence[Look], budget: float) -> Crossing | None:
     if not failing:
         return None
     high = min(failing)
-    below = [look.dwell for look in looks if look.rate_rps < high]
-    low = max((dwell.rate_rps for dwell in below), default=0.5 * high)
-    n = sum(dwell.offered for dwell in below)
-    return Crossing(rate_rps=sqrt(low * high), low_rps=low, high_rps=high, safe_rps=low, n=n)
+    below = [look for look in looks if look.rate_rps < high]
+    sure = [look.rate_rps for look in below if not look.ramp and _surely_within(below, look.rate_rps, budget)]
+    likely = [look.rate_rps for look in below if look.errors is Verdict.PASS or not look.dwell.failed]
+    least = 0.5 * min([look.rate_rps for look in below] or [high])
+    low = max(sure, default=least)
+    n = sum(look.dwell.offered for look in below if look.rate_rps >= low)
+    middle = sqrt(max([low, *likely]) * high)
+    return Crossing(rate_rps=middle, low_rps=low, high_rps=high, safe_rps=low, n=n)
+
+
+def _surely_within(looks: Sequence[Look], rate_rps: float, budget: float) -> bool:
+    """Say that failures at a rate, of all steps at about it together, are within their budget (Garwood's limit).
+
+    They come in bursts, when a queue is full: ten count as one where there are any.
+    """
+    same = [look for look in looks if not look.ramp and _SAME * rate_rps <= look.rate_rps <= rate_rps / _SAME]
+    failed, offered = sum(look.dwell.failed for look in same), sum(look.dwell.offered for look in same)
+    burst = _BURST if failed else 1.0
+    return float(stats.gamma.ppf(0.975, failed / burst + 1)) * burst <= budget * offered
 
 
 def _pooled_errors(looks: Sequence[Look]) -> float:

@@ -84,7 +84,8 @@ def _floor(loop: OpenLoop) -> Estimate | None:
     seen = [look.dwell.tail for look in sorted(loop.looks, key=lambda look: look.rate_rps) if look.dwell.tail.n]
     if not seen:
         return None
-    tail, quantile = seen[0], loop.sla.quantile
+    quantile = loop.sla.quantile
+    tail = next((tail for tail in seen if tail.n * (1 - quantile) >= 1), max(seen, key=lambda tail: tail.n))
     value = tail.quantile_s(quantile)
     if not isfinite(value):
         return None
@@ -161,7 +162,10 @@ def _rate(loop: OpenLoop, *, bounded: bool) -> tuple[Estimate | None, float | No
         calm = loop.far_below_limit(ceiling)
         low, safe = (ceiling, ceiling) if calm else (min(point.low_rps, ceiling), min(point.safe_rps, ceiling))
         return Estimate(value=ceiling, low=low, high=None, n=point.n), safe
-    return Estimate(value=point.rate_rps, low=point.low_rps, high=point.high_rps, n=point.n), point.safe_rps
+    safe = point.safe_rps
+    if loop.confirmed and loop.confirmation is not None:  # no higher than what was confirmed
+        safe = min(safe, loop.confirmation.rate_rps)
+    return Estimate(value=point.rate_rps, low=min(point.low_rps, safe), high=point.high_rps, n=point.n), safe
 
 
 def _limited_by(loop: OpenLoop, verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from math import exp, inf, log, sqrt
 
 from analysis.boundary import Crossing, locate, needed_s, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
-from analysis.estimator import TwinEstimator
+from analysis.estimator import SETTLED_S, TwinEstimator
 from analysis.evidence import load, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
 from analysis.look import Descent, Look, error_crossing, hopeless_rates
@@ -19,9 +19,11 @@ from analysis.step import Reason, StepProgress, StepResult
 
 _OFFSETS = (-0.35, 0.0, 0.2)  # of the next dwell from the crossing, in y = ln h
 _FIRST_LOAD = 0.85
-_SETTLED_S = 25.0
-_RECHECK_S = (20.0, 80.0)  # of measuring since the capacity was measured, before it is measured again
+_RECHECK_S = (20.0, 80.0, 1e9)  # of measuring, before the capacity is measured again
+_RECENTLY_S = 12.0  # and when the answer rests on counting, unless it was measured so lately
 _CHANGED = 0.03
+_SPEAKS = 0.97  # of the safe rate: a step at less confirms it no more
+_EARLY_S = 20.0  # a server that is too slow may be a cold one up to then
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
 
 
@@ -77,6 +79,7 @@ class OpenLoop:
     _ramped: bool = False
     _measures: int = 0
     _rechecks: int = 0
+    _rechecked_s: float = 0.0  # seconds of measuring at the last one
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
@@ -132,7 +135,8 @@ class OpenLoop:
     @property
     def confirmed(self) -> bool:
         """Say that the last step at the safe rate did not fail, and still speaks of the answer."""
-        return self.confirmation is not None and self.confirmation.passed
+        seen, point = self.confirmation, self.crossing
+        return seen is not None and seen.passed and (point is None or seen.rate_rps >= _SPEAKS * point.safe_rps)
 
     @property
     def crossing(self) -> Crossing | None:
@@ -166,7 +170,8 @@ class OpenLoop:
         if ceiling is None or not self._ramped or self.ramp.capacity is not None:
             return False
         top = [look for look in self.looks if look.rate_rps >= 0.99 * ceiling and not look.ramp]
-        return bool(top) and top[-1].passes and (point is None or point.rate_rps >= 0.99 * ceiling)
+        long = sum(look.dwell.length_s for look in top) >= min(max(8.0, 60 * self.scale_s), 0.15 * self.budget_s)
+        return long and all(look.passes for look in top) and (point is None or point.rate_rps >= 0.99 * ceiling)
 
     def needed_s(self, precision: float) -> float | None:
         """Return the seconds of load in all that a relative half-width needs on this server, as far as it is known."""
@@ -174,16 +179,17 @@ class OpenLoop:
         if point is None or self.capacity is None:
             return None
         if self.twin.believed and self.binding in self.twin.forecasts:
-            return self.twin.needed_s(self.binding, precision)
+            needed = self.twin.needed_s(self.binding, precision)
+            return None if needed is None else max(needed, self.twin.least_s)
         measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
         near = needed_s(point, precision)
-        return measured - point.near_s + max(near, point.near_s) if near else None
+        return max(measured - point.near_s + max(near, point.near_s), SETTLED_S) if near else None
 
     @property
     def expected_s(self) -> float | None:
         """Return the seconds of load, from the first to the last, that the asked precision will take."""
         needed = self.needed_s(self.precision)
-        return None if needed is None else max(needed, min(_SETTLED_S, 0.4 * self.budget_s)) + self._confirm_s()
+        return None if needed is None else needed + self._confirm_s()
 
     @property
     def confirm_left_s(self) -> float:
@@ -191,13 +197,13 @@ class OpenLoop:
         return 0.0 if self.confirmed else self._confirm_s()
 
     def far_below_limit(self, rate_rps: float) -> bool:
-        """Say that at a rate every limit is a quarter above the upper end of its quantile."""
+        """Say that at a rate every limit is twice its quantile."""
         dwells, capacity = tuple(look.dwell for look in self.looks if not look.ramp), self.capacity
         if not dwells or capacity is None:
             return False
         for sla in self.slas:
             (estimate,) = quantiles_at(dwells, sla, capacity, rate_rps, (sla.quantile,))
-            if estimate is None or 1.25 * estimate.value > sla.limit_s:
+            if estimate is None or 2 * estimate.value > sla.limit_s:
                 return False
         return True
 
@@ -208,7 +214,7 @@ class OpenLoop:
         if point is None or capacity is None or self.half_width > self.precision:
             return False
         if self.twin.believed:
-            return self.twin.settled(min(_SETTLED_S, 0.4 * self.budget_s))
+            return self.twin.settled
         if not self.strained:
             return False
         centre = float(load(point.rate_rps, capacity.rate_rps))
@@ -249,6 +255,8 @@ class OpenLoop:
 
         Where an idle server fails already, a few rates tell, if a step between them that is no rung fails too.
         """
+        if self._early:
+            return False
         if self._measures and hopeless_rates(self.looks, self.slas) is not None:
             return True
         descent = self.descent if self._ramped else None
@@ -256,6 +264,12 @@ class OpenLoop:
             return False
         lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
         return descent.exhausted and lower is None and descent.certain
+
+    @property
+    def _early(self) -> bool:
+        """Say that the server may still be cold, if it has no fixed latency that is far above the limit."""
+        ends = [look.dwell.end_s for look in self.looks]
+        return not ends or ends[-1] - ends[0] < min(_EARLY_S, 0.5 * self.budget_s)
 
     # planning ----------------------------------------------------------------------------------------------------
 
@@ -299,7 +313,7 @@ class OpenLoop:
         if self.ramp.capacity is None or self._rechecks >= len(_RECHECK_S) or (twin is not None and not twin.drift):
             return False
         measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
-        return measured >= _RECHECK_S[self._rechecks] or (self._rechecks == 0 and self.narrow)
+        return measured >= _RECHECK_S[self._rechecks] or (self.narrow and measured > self._rechecked_s + _RECENTLY_S)
 
     def _plan_recheck(self, capacity: Capacity) -> Plan:
         """Plan a step above the capacity that shows what it is now."""
@@ -341,7 +355,7 @@ class OpenLoop:
         if self._measures == 0:  # the twin may know the server from little
             length = min(length, max(4.0, 10 * self.scale_s, 400 / rate))
         if self.binding == ERROR_BUDGET and self.error_budget > 0:
-            length = max(length, min(4 / (self.error_budget * rate), longest))
+            length = max(length, min(6 / (self.error_budget * rate), longest))
         return Plan(rate_rps=rate, duration_s=length, purpose="measure", drain_s=drain)
 
     def _next_rate(self, top: float) -> float:
@@ -349,8 +363,9 @@ class OpenLoop:
         known = self.ramp.capacity
         if point is None or (self._measures == 0 and known is not None):
             return min(_FIRST_LOAD * known.rate_rps if known else 1.5 * (self.ramp.calm_rps or top), ceiling)
-        if self.binding == ERROR_BUDGET:
-            return min(point.rate_rps, ceiling)
+        if self.binding == ERROR_BUDGET:  # where nothing failed it must be shown for long; else halve the bracket
+            likely = point.rate_rps**2 / point.high_rps
+            return min(likely if likely > 1.001 * point.low_rps else point.rate_rps, ceiling)
         if point.rate_rps >= ceiling:
             return ceiling
         y = float(load(point.rate_rps, top)) + _OFFSETS[self._measures % len(_OFFSETS)]
@@ -408,7 +423,9 @@ class OpenLoop:
             return
         overload_rps, before = self.ramp.overload_rps, self.ramp.capacity
         again = self._ramped and result.step.purpose == "ramp" and before is not None
-        self._rechecks += again
+        if again:
+            self._rechecks += 1
+            self._rechecked_s = sum(look.dwell.length_s for look in self.looks if not look.ramp)
         overloaded = self.ramp.add(result, stopped=stopped)
         if again and before is not None:
             now = measure_capacity(result) if overloaded else None
@@ -444,6 +461,8 @@ class OpenLoop:
         """Forget what was measured before the server changed."""
         self.changed = True
         self.looks, self.counted, self.confirmation = [], {}, None
+        self.moved, self._failed_rps, self._rechecked_s = False, None, 0.0
+        self._ramped = capacity is not None
         self.twin = TwinEstimator(self.slas, self.arrivals, self.precision)
         self.ramp.forget(capacity)
 
@@ -454,7 +473,7 @@ class OpenLoop:
         rate = float(result.step.rate_rps or 0)
         self.confirmation = Confirmation(
             rate_rps=rate, length_s=result.offered_span_s, n=judged.n, share=judged.share, low=judged.low,
-            high=judged.high, allowed=judged.allowed, passed=passed,
+            high=judged.high, allowed=judged.allowed, passed=passed, bound=judged.binding,
         )  # fmt: skip
         if passed:
             return

@@ -53,6 +53,7 @@ class Confirmation:
         high: Upper end.
         allowed: Share that the SLA allows.
         passed: The step did not fail.
+        bound: Which bound that is, the one nearest to failing: an SLA's text, or "error budget".
     """
 
     rate_rps: float
@@ -63,6 +64,7 @@ class Confirmation:
     high: float
     allowed: float
     passed: bool
+    bound: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,7 @@ class Ramp:
     _measured: list[Capacity] = field(default_factory=list)
     _stretch: float = 1.0
     _holds: int = 0
+    _fails: bool = False  # so do a fifth of the requests at the last rate that did not overload
     _mean_s: float = 0.0
     _median_s: float = 0.0
     _overload_s: float | None = None
@@ -109,7 +110,8 @@ class Ramp:
         rate = float(result.step.rate_rps or 0)
         ramp = result.step.purpose == "ramp"
         ok = result.outcome == Outcome.OK
-        failing = ramp and float(ok.mean()) < 1 - _FAILING and rate > (self.calm_rps or 0.0)
+        fails = float(ok.mean()) < 1 - _FAILING  # where lower rates do not
+        failing = ramp and fails and self.calm_rps is not None and rate > self.calm_rps and not self._fails
         overloaded = (ramp and stopped) or backlog_grew(result, self.idle_s) or failing
         self._stretch = 1.0
         if overloaded and ramp:
@@ -119,7 +121,7 @@ class Ramp:
             self.overload_rps = min(rate, self.overload_rps or rate)
             return True
         if not overloaded:
-            self.calm_rps = max(rate, self.calm_rps or rate)
+            self.calm_rps, self._fails = max(rate, self.calm_rps or rate), fails
             if self.overload_rps is not None and rate >= self.overload_rps:
                 # what looked like overload was chance, or a cold start: the ramp goes on from here
                 self.overload_rps, self._holds, self._measured = None, 0, []
@@ -132,8 +134,13 @@ class Ramp:
         return False
 
     def forget(self, now: Capacity | None) -> None:
-        """Take what was measured last for the capacity, None for unknown: the server is another one than before."""
+        """Take what was measured last for the capacity, None for unknown: the server is another one than before.
+
+        Unknown, the ramp goes on from the highest rate that it carried.
+        """
         self._measured = [now] if now is not None else []
+        if now is None:
+            self.overload_rps, self._holds = None, 0
 
     def begin(self) -> None:
         """Forget the last step's progress."""

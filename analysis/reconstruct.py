@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.queueing import Floats, Ints, Rule
-from analysis.step import StepResult
+from analysis.step import Outcome, StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS = 6
@@ -47,9 +47,10 @@ class Trace:
 
     @classmethod
     def of(cls, result: StepResult, *, overload: bool) -> Self:
-        """Take the times of a step all of whose requests succeeded; from the actual send, where it was recorded."""
+        """Take the times of a step's requests that succeeded; from the actual send, where it was recorded."""
         sent = result.due_ns if result.sent_ns is None else np.maximum(result.sent_ns, result.due_ns)
         order = np.argsort(sent, kind="stable")
+        order = order[result.outcome[order] == Outcome.OK]
         told = result.server or {}
         return cls(
             arrival_s=(sent[order] - result.start_ns) / 1e9, done_s=(result.done_ns[order] - result.start_ns) / 1e9,

@@ -13,7 +13,7 @@ from analysis.twin import Twin
 
 _REPLAYS = 12
 _CHANCE = 4.0  # variances of chance below which a difference is none
-_CHECKED = (0.9, 0.97, 0.99)
+_CHECKED = (10.0, 3.0, 1.0)  # times the allowed share: p90, p97 and p99 for p99
 _LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
 _REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
 _SETTLES = 0.995  # of the capacity
@@ -36,7 +36,7 @@ class Check:
     explained: float
 
 
-def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, seed: int) -> Check | None:
+def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, allowed: float, seed: int) -> Check | None:
     """Simulate the twin on the arrivals of steps near a rate and compare the tails.
 
     A quantile's difference counts by d ln quantile / d ln rate, from replays of the same arrivals a little faster.
@@ -52,6 +52,7 @@ def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, seed: int) -> C
     near = [t.head(_LONGEST_REPLAY) for t in sorted(near, key=lambda t: min(t.arrival_s.size, _LONGEST_REPLAY))]
     near = near[-_REPLAYED:]
     top = max(trace.rate_rps for trace in near)
+    checked = [1 - min(times * allowed, 0.5) for times in _CHECKED]
     faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004
     rows = []
     for index, trace in enumerate(near):
@@ -61,16 +62,18 @@ def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, seed: int) -> C
             _replay(twin, np.tile(trace.arrival_s / (1 + more), (_REPLAYS, 1)), np.random.default_rng([seed, 8, index]))
             for more in (0.0, faster)  # the same services in both
         ]
-        quantiles = np.log(np.quantile(np.stack(modelled)[:, :, skip:], _CHECKED, axis=2))
-        rows.append((quantiles, np.log(np.quantile(seen[skip:], _CHECKED))))
-    return _compare(near, rows, faster)
+        quantiles = np.log(np.quantile(np.stack(modelled)[:, :, skip:], checked, axis=2))
+        rows.append((quantiles, np.log(np.quantile(seen[skip:], checked))))
+    return _compare(near, rows, faster, checked)
 
 
 def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
     return left_s(twin, simulate(twin.rule, [twin.law], arrivals_s, rng), rng) - arrivals_s
 
 
-def _compare(near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float) -> Check:
+def _compare(
+    near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faster: float, checked: Sequence[float]
+) -> Check:
     """Pool the steps; `rows` holds of each the replays' quantiles (checked, 2, replays) and the seen ones."""
     simulated = np.array([modelled for modelled, _ in rows])  # (steps, quantiles, pace, replays)
     seen = np.array([real for _, real in rows])
@@ -84,7 +87,7 @@ def _compare(near: Sequence[Trace], rows: Sequence[tuple[Floats, Floats]], faste
     excess = np.maximum(0.0, pooled**2 - _CHANCE / weight.sum(axis=0))
     spread = float(((seen - seen.mean()) ** 2).sum())
     explained = 1 - float(((seen - mean[:, :, 0]) ** 2).sum()) / spread if spread > 0 else 0.0
-    table = zip(_CHECKED, np.exp(mean[:, :, 0].mean(axis=0)).tolist(), np.exp(seen.mean(axis=0)).tolist(), strict=True)
+    table = zip(checked, np.exp(mean[:, :, 0].mean(axis=0)).tolist(), np.exp(seen.mean(axis=0)).tolist(), strict=True)
     return Check(
         misfit=sqrt(float(excess.mean())), quantiles=tuple(table), explained=max(0.0, explained),
         rate_rps=float(np.mean([trace.rate_rps for trace in near])),

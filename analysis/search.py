@@ -115,7 +115,7 @@ class Search:
                 users=level.users, duration_s=level.duration_s, arrivals=self.arrivals, seed=seed, purpose=level.purpose
             )
         plan = self._open.plan(left_s) if self._drained and self._refused_rps is None else self._probe()
-        if plan is None or plan.duration_s + plan.drain_s > left_s:
+        if plan is None or plan.duration_s + min(plan.drain_s, left_s / 3) > left_s:
             return None
         self._count += 1
         self._open.ramp.begin()

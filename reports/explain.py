@@ -2,7 +2,7 @@
 
 from math import floor
 
-from analysis import Estimate, OperatingPoint, Run
+from analysis import SLA, Estimate, OperatingPoint, Run
 from analysis.judgement import ERROR_BUDGET
 from analysis.operating_point import Confirmation, ServerModel
 from reports import sizing, text
@@ -87,7 +87,9 @@ def _off(predicted: float, observed: float) -> str:
 
 def confirmation(answer: OperatingPoint, seen: Confirmation) -> str:
     """Say what fresh arrivals at the safe rate showed, and what that is worth."""
-    missed = "failed" if answer.limited_by == ERROR_BUDGET else f"slower than {text.latency(answer.sla.limit_s)}"
+    bound = seen.bound or answer.limited_by
+    sla = answer.sla if seen.bound in ("", ERROR_BUDGET) else SLA.parse(seen.bound)
+    missed = "failed" if bound == ERROR_BUDGET else f"slower than {text.latency(sla.limit_s)}"
     ends = f"[{text.number(100 * seen.low)}, {text.small_share(seen.high).removesuffix(' %')}]"
     if not seen.passed:
         worth = "it did not hold"

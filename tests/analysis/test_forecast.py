@@ -138,7 +138,7 @@ def seen() -> tuple[Twin, list[Trace]]:
 
 def test_a_right_twin_replays_what_was_seen(seen: tuple[Twin, list[Trace]]) -> None:
     """Its misfit is below 1 %, it explains the tails, and only steps near the answer are replayed."""
-    check = replay(*seen, 0.9 * GPU.capacity_rps, 1)
+    check = replay(*seen, 0.9 * GPU.capacity_rps, 0.01, 1)
     assert check is not None
     assert check.misfit < 0.01
     assert check.explained > 0.9
@@ -152,7 +152,7 @@ def test_a_wrong_twin_is_found_out(seen: tuple[Twin, list[Trace]], slower: float
     """A tenth faster or slower than the server, it does not replay what was seen, by more than 2 % of the rate."""
     twin, observed = seen
     law = replace(twin.law, batch_s=slower * twin.law.batch_s)
-    check = replay(replace(twin, law=law), observed, 0.9 * GPU.capacity_rps, 1)
+    check = replay(replace(twin, law=law), observed, 0.9 * GPU.capacity_rps, 0.01, 1)
     assert check is not None
     assert check.misfit > 0.02
 
@@ -160,5 +160,5 @@ def test_a_wrong_twin_is_found_out(seen: tuple[Twin, list[Trace]], slower: float
 def test_overload_and_short_steps_are_not_replayed(seen: tuple[Twin, list[Trace]]) -> None:
     """With nothing else there is no check."""
     twin, observed = seen
-    assert replay(twin, [trace.head(100) for trace in observed], 500.0, 1) is None
-    assert replay(twin, [trace for trace in observed if trace.overload], 500.0, 1) is None
+    assert replay(twin, [trace.head(100) for trace in observed], 500.0, 0.01, 1) is None
+    assert replay(twin, [trace for trace in observed if trace.overload], 500.0, 0.01, 1) is None
