@@ -108,7 +108,8 @@ def locate(dwells: tuple[Dwell, ...], sla: SLA, capacity: Capacity, near_rps: fl
             break
         centre = point
     evidence = count.evidence
-    seen = _most_seen(dwells, sla, top)
+    highest = 1.02 * max(dwell.rate_rps for dwell in dwells)  # where the capacity is a guess it may be there
+    seen = _most_seen(dwells, sla, top if capacity.n else highest)
     line = fit_line(dwells, sla, top, centre)
     found = _interval(count, capacity, seen) if line is None else _crossed(line, capacity)
     found = _drifted(found, dwells, known)

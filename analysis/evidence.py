@@ -104,7 +104,8 @@ class Evidence:
         """Return the clusters above the limit at loads that the dwells exceed by `steps` of shape (dwells, m).
 
         Above a dwell's own load the count grows with d ln P / dy >= least_slope, whatever the scale law says: behind a
-        few pauses the law finds no more slow requests however far the limit is lowered.
+        few pauses the law finds no more slow requests however far the limit is lowered. Below it failures become fewer
+        as steeply, for they are above every limit.
         """
         total = np.zeros(steps.shape[1:])
         for dwell, factor, step in zip(self.dwells, self._per_request, steps, strict=True):
@@ -112,7 +113,9 @@ class Evidence:
                 count = dwell.tail.count_above(self.limit_s * np.exp(exponent * step))
                 here = float(dwell.tail.count_above(np.asarray(self.limit_s)))
                 grown = np.minimum(here * np.exp(np.minimum(-least_slope * step, 20.0)), dwell.tail.n)
-                total += factor * np.where(step < 0, np.maximum(count, grown), count)
+                failed = float(dwell.tail.count_above(np.asarray(np.inf)))  # no limit is too high for these
+                fewer = count - failed + failed * np.exp(-least_slope * np.maximum(step, 0.0))
+                total += factor * np.where(step < 0, np.maximum(count, grown), fewer)
         return total
 
     def quantile_s(self, share: float) -> float:

@@ -140,8 +140,12 @@ class OpenLoop:
 
     @property
     def crossing(self) -> Crossing | None:
-        """Return the lowest crossing over the SLAs and the error budget."""
-        return min(self.crossings.values(), key=lambda c: c.rate_rps, default=None)
+        """Return the lowest crossing over the SLAs and the error budget, its lower ends those of them all."""
+        found = list(self.crossings.values())
+        if not found:
+            return None
+        lowest = min(found, key=lambda c: c.rate_rps)
+        return replace(lowest, low_rps=min(c.low_rps for c in found), safe_rps=min(c.safe_rps for c in found))
 
     @property
     def binding(self) -> str:
@@ -255,7 +259,7 @@ class OpenLoop:
 
         Where an idle server fails already, a few rates tell, if a step between them that is no rung fails too.
         """
-        if self._early:
+        if self._early_s > 0:
             return False
         if self._measures and hopeless_rates(self.looks, self.slas) is not None:
             return True
@@ -266,10 +270,10 @@ class OpenLoop:
         return descent.exhausted and lower is None and descent.certain
 
     @property
-    def _early(self) -> bool:
-        """Say that the server may still be cold, if it has no fixed latency that is far above the limit."""
-        ends = [look.dwell.end_s for look in self.looks]
-        return not ends or ends[-1] - ends[0] < min(_EARLY_S, 0.5 * self.budget_s)
+    def _early_s(self) -> float:
+        """Return for how long a server that is too slow may still be a cold one, seconds."""
+        ends = [look.dwell.end_s for look in self.looks] or [0.0]
+        return min(_EARLY_S, 0.5 * self.budget_s) - (ends[-1] - ends[0])
 
     # planning ----------------------------------------------------------------------------------------------------
 
@@ -278,9 +282,10 @@ class OpenLoop:
         if self.unmet or self.finished:
             return None
         if not self._ramped:
-            hopeless = None if self._measures else hopeless_rates(self.looks, self.slas)
+            early_s = self._early_s
+            hopeless = hopeless_rates(self.looks, self.slas) if early_s > 0 or not self._measures else None
             if hopeless is not None:
-                length = min(max(3.0, 5 * self.limit_s), 0.25 * self.budget_s)
+                length = max(min(max(3.0, 5 * self.limit_s), 0.25 * self.budget_s), early_s if self._measures else 0.0)
                 return Plan(rate_rps=sqrt(hopeless[0] * hopeless[1]), duration_s=length, purpose="measure")
             plan = self.ramp.plan(self.ceiling_rps)
             if plan is not None:

@@ -97,7 +97,7 @@ def test_requests_that_failed_end_it(gpu: list[StepResult]) -> None:
     keeper.add(failing(gpu[3], 100), overload=True)
     keeper.add(failing(gpu[2], gpu[2].offered // 1000), overload=False)
     assert not keeper.final
-    assert keeper.requests == 0  # such a step is not fitted
+    assert keeper.requests == gpu[2].offered - gpu[2].offered // 1000  # fitted without them
     keeper.add(failing(gpu[2], gpu[2].offered // 1000 + 1), overload=False)
     assert keeper.final
     assert keeper.refused == "requests failed"
@@ -229,3 +229,14 @@ def test_a_cold_server_is_recovered() -> None:
     assert answer.safe_rps is not None
     assert answer.safe_rps < 1.01 * TRUE_RPS
     assert any("left out" in note for note in answer.notes)
+
+
+def test_one_failed_request_does_not_hide_the_server() -> None:
+    """A step with one failure in some thousands is fitted all the same, without that request."""
+    seen = results(GPU, 1, requests=4000)
+    outcome = seen[-1].outcome.copy()
+    outcome[1000] = Outcome.RESET
+    estimator = TwinEstimator([SLA.parse("p99<200ms")])
+    estimator.add(replace(seen[-1], outcome=outcome), overload=False)
+    assert estimator.requests == seen[-1].offered - 1
+    assert estimator.refused == "nothing was measured yet"
