@@ -20,6 +20,8 @@ from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
     from analysis import Run, Step
+    from loadgen.server.config import Limits
+    from loadgen.server.model_config import ModelConfig
     from loadgen.session import Finished
     from scenarios import Scenario
     from scenarios.scenario import Target
@@ -189,9 +191,14 @@ _SERVE = {
     "Server": [
         _flag("--host", "ADDRESS", "Listen here. [default: 127.0.0.1]", default="127.0.0.1"),
         _flag("--port", "N", "0: any free one. [default: 8000]", flags.port, default="8000"),
-        _flag("--device", "NAME|FILE", "Device profile. [default: simulated]", default="simulated"),
-    ]
+    ],
+    "What it serves, one of": [
+        _flag("--device", "NAME|FILE", "One model on this device profile. [default: simulated]"),
+        _flag("--model-repository", "DIR", "Triton's: a folder with config.pbtxt for each model.", flags.path),
+        _flag("--config", "FILE", "A server.toml: models, levers, limits.", flags.path),
+    ],
 }
+_OPEN_TO_ALL = "opfind: note: {host} is not this machine alone: whoever reaches it can use this server."
 _NOT_VERIFIED = "TLS certificates were NOT verified (--insecure): anyone on the way could have answered."
 _RUN_HELP = """Find the operating point of the server at URL, or of the bundled reference server.
 
@@ -340,19 +347,54 @@ def _target_of(given: dict[str, Any]) -> "Target | None":
 
 
 @app.command(cls=_Command, sections=_SERVE, short_help="Serve the reference model server.")
-def serve(host: str, port: int, device: str) -> int:
-    """Serve the reference model server until interrupted: POST /predict, GET /healthz, GET /metrics."""
-    import scenarios
-    from loadgen.server.config import ServerConfig
+def serve(host: str, port: int, device: str | None, model_repository: Path | None, config: Path | None) -> int:
+    """Serve models until interrupted: KServe v2 (Triton), TorchServe, POST /predict; GET /metrics for Prometheus."""
     from loadgen.server.serve import serve as serve_forever
+    from loadgen.version import version
 
+    if sum(given is not None for given in (device, model_repository, config)) > 1:
+        raise UsageError("give only one of --device, --model-repository and --config")
+    models, limits = _served(device or "simulated", model_repository, config)
+    shown = f"[{host}]" if ":" in host else host
+    if not _is_loopback(host):
+        _write(sys.stderr, lambda: click.echo(_OPEN_TO_ALL.format(host=shown), err=True))
+    serve_forever(
+        models, limits, host=host, port=port, version=version(),
+        ready=lambda free: click.echo(f"listening on http://{shown}:{free}"),
+    )  # fmt: skip
+    return 0
+
+
+def _served(device: str, repository: Path | None, config: Path | None) -> tuple[list["ModelConfig"], "Limits"]:
+    """Read what to serve, and say what of it was ignored."""
+    import scenarios
+    from loadgen.server.config import Limits, ServerConfig
+
+    if repository is not None:
+        from loadgen.server.repository import read_repository
+
+        models, remarks = read_repository(repository)
+        for remark in remarks:
+            _write(sys.stderr, partial(click.echo, remark, err=True))
+        return models, Limits()
     try:
-        config = ServerConfig.from_json(scenarios.device(device))
+        if config is not None:
+            from loadgen.server.server_file import read_server_file
+
+            return read_server_file(config, scenarios.device)
+        one = ServerConfig.from_json(scenarios.device(device))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    shown = f"[{host}]" if ":" in host else host
-    serve_forever(config, host=host, port=port, ready=lambda free: click.echo(f"listening on http://{shown}:{free}"))
-    return 0
+    return [one.model()], one.limits()
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _title(scenario: "Scenario", step: "Step | None") -> str:

@@ -67,6 +67,13 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def path(text: str) -> Path:
+    """Read the name of something that is there already."""
+    if not text:
+        raise ValueError("the name is empty")
+    return Path(text)
+
+
 def workers(text: str) -> int | Literal["auto"]:
     """Read a number of processes, or `auto`."""
     if text == "auto":

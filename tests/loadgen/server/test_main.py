@@ -48,7 +48,7 @@ def test_signal_finishes_what_was_accepted(number: signal.Signals) -> None:
     config = {**ONE_AT_A_TIME, "t0_ms": 300}
     with server(config) as (process, address), ThreadPoolExecutor() as pool:
         answers = [pool.submit(get, address, "/predict") for _ in range(2)]
-        while b"queue_length 1.0" not in get(address, "/metrics")[1]:
+        while b'pending_request_count{model="default",version="1"} 1.0' not in get(address, "/metrics")[1]:
             assert not answers[0].done()
         process.send_signal(number)
         assert [answer.result()[0] for answer in answers] == [200, 200]
@@ -60,7 +60,7 @@ def test_drain_is_bounded() -> None:
     config = {**ONE_AT_A_TIME, "t0_ms": 60_000, "drain_s": 0.1}
     with server(config) as (process, address), ThreadPoolExecutor() as pool:
         answers = [pool.submit(get, address, "/predict") for _ in range(2)]
-        while b"queue_length 1.0" not in get(address, "/metrics")[1]:
+        while b'pending_request_count{model="default",version="1"} 1.0' not in get(address, "/metrics")[1]:
             assert not answers[0].done()
         process.terminate()
         assert ended(process) == (0, "")
@@ -70,7 +70,7 @@ def test_drain_is_bounded() -> None:
 def test_end_of_stdin_ends_the_server() -> None:
     """With --watch-stdin the server ends when its parent closes the pipe, so it never outlives it."""
     with server({}, "--watch-stdin") as (process, address):
-        assert get(address, "/healthz") == (200, b'{"ready": true}')
+        assert get(address, "/healthz") == (200, b'{"ready":true}')
         assert process.stdin is not None
         process.stdin.close()
         assert ended(process) == (0, "")
