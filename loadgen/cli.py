@@ -382,7 +382,7 @@ def _served(device: str, repository: Path | None, config: Path | None) -> tuple[
             from loadgen.server.server_file import read_server_file
 
             return read_server_file(config, scenarios.device)
-        one = ServerConfig.from_json(scenarios.device(device))
+        one = ServerConfig.from_json({"device": scenarios.device(device)})
     except ValueError as error:
         raise UsageError(str(error)) from None
     return [one.model()], one.limits()

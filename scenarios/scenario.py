@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from analysis import SLA
+from scenarios.device import Device
 from scenarios.expect import Expect
 from scenarios.legal import check_headers, check_method, check_url
 
@@ -145,6 +146,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Name the embedded server's settings; a Scenario holds them as a plain mapping, which the server's process reads.
 
     Attributes:
+        device: A whole device profile, instead of the three numbers that follow.
         t0_ms: Time of a batch, its constant part, milliseconds.
         t1_ms: Time of a batch for every request in it, milliseconds.
         jitter_sigma: Sigma of the lognormal factor on that time.
@@ -155,6 +157,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_queue_size: Requests that may wait; one more is answered 503.
     """
 
+    device: Device | None = None
     t0_ms: Annotated[float, Meta(ge=0, le=60_000)] = 8.0
     t1_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1.5
     jitter_sigma: Annotated[float, Meta(ge=0, le=3)] = 0.03
@@ -178,7 +181,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         name: Of the scenario.
         target: Where requests go.
         expect: What a reply must be to count as a success.
-        server: Settings of the embedded server, all of `ServerSettings` present; unused when the target has a URL.
+        server: Settings of the embedded server, all of `ServerSettings` present but for a device that is None; unused
+            when the target has a URL.
         load: How load is made.
         slas: What must hold; empty where neither file nor flag says so.
         search: How well the answer is to be known.
@@ -230,12 +234,22 @@ def build(plain: Mapping[str, Any], source: str, names: Mapping[str, str]) -> Sc
         ScenarioError: A rule is broken.
     """
     table = _convert({"server": plain.get("server", {})}, _ServerTable, source, names)
+    settings = msgspec.to_builtins(table.server)
     whole = {
         **plain,
-        "server": msgspec.to_builtins(table.server),
+        "server": {key: value for key, value in settings.items() if value is not None},
         "target": _with_defaults(plain.get("target", {})),
     }
     return _convert(whole, Scenario, source, names)
+
+
+def check_device(plain: Mapping[str, Any], source: str) -> None:
+    """Check a device profile.
+
+    Raises:
+        ScenarioError: A rule is broken.
+    """
+    _convert(plain, Device, source, {})
 
 
 def _with_defaults(target: Any) -> Any:

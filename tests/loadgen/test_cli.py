@@ -235,7 +235,10 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
         (["load", "--rate", "5", "-d", "3"], "'3' is not a duration"),
         (["load", "--rate", "5", "--require-rps", "3"], "No such option"),
         (["serve", "--port", "99999"], "'99999' is not a port from 0 to 65535"),
-        (["serve", "--device", "nosuch"], "device 'nosuch': there is no such file, and the bundled ones are simulated"),
+        (
+            ["serve", "--device", "nosuch"],
+            "device 'nosuch': there is no such file, and the bundled ones are a100, h200, l4, simulated",
+        ),
         (["fly"], "No such command 'fly'"),
     ],
 )
