@@ -151,10 +151,10 @@ class Batcher:
         """Return the arrival with which what waits could leave without the delay's end, or None."""
         if self._waiting.rows < self._least:
             return None
-        rows = 0
+        rows, is_fifo = 0, self._waiting.is_fifo  # then the first jobs to come are the first of the batch
         for job in self._waiting.by_arrival():
             rows += job.rows
-            if rows >= self._least and self._can_leave(job.arrived_ns):
+            if rows >= self._least and ((is_fifo and rows in self._preferred) or self._can_leave(job.arrived_ns)):
                 return job.arrived_ns
         return None
 

@@ -2,7 +2,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count
 from typing import Literal
 
 from loadgen.server.job import Job
@@ -39,6 +39,7 @@ class _Level:
 
     def __init__(self, policy: QueuePolicy) -> None:
         self.policy = policy
+        self.may_expire = bool(policy.default_timeout_us) or policy.allow_timeout_override
         self.fresh: OrderedDict[Job, None] = OrderedDict()  # ordered: whoever leaves, leaves in constant time
         self.delayed: OrderedDict[Job, None] = OrderedDict()
 
@@ -71,25 +72,34 @@ class Waiting:
         of_level = policies or {}
         self._levels = [_Level(of_level.get(level, default)) for level in range(1, levels + 1)]
         self._default = default_level
+        self._only = self._levels[0] if levels == 1 else None
         self._expiries: list[tuple[int, int, Job]] = []  # a heap; jobs that have left meanwhile are skipped
         self._number = count()
         self.rows = 0
 
     def __len__(self) -> int:
         """Return the number of jobs."""
-        return sum(map(len, self._levels))
+        return len(self._only) if self._only is not None else sum(map(len, self._levels))
+
+    @property
+    def is_fifo(self) -> bool:
+        """Say that jobs are served in the order in which they arrived."""
+        return self._only is not None and not self._only.delayed
 
     def level_of(self, job: Job) -> int:
         """Return the level of a job, the nearest that there is."""
         return min(job.priority or self._default, len(self._levels))
 
+    def _of(self, job: Job) -> _Level:
+        return self._levels[self.level_of(job) - 1] if self._only is None else self._only
+
     def add(self, job: Job) -> bool:
         """Add a job that arrives after all others; False when its level is full."""
-        level = self._levels[self.level_of(job) - 1]
+        level = self._of(job)
         policy = level.policy
         if policy.max_queue_size and len(level) >= policy.max_queue_size:
             return False
-        timeout_ns = policy.timeout_ns(job.timeout_ns)
+        timeout_ns = policy.timeout_ns(job.timeout_ns) if level.may_expire else None
         if timeout_ns is not None:
             job.expires_ns = job.arrived_ns + timeout_ns
             heapq.heappush(self._expiries, (job.expires_ns, next(self._number), job))
@@ -99,7 +109,7 @@ class Waiting:
 
     def remove(self, job: Job) -> bool:
         """Take a job out; False when it does not wait here (any more)."""
-        level = self._levels[self.level_of(job) - 1]
+        level = self._of(job)
         if job in level.fresh:
             del level.fresh[job]
         elif job in level.delayed:
@@ -112,7 +122,7 @@ class Waiting:
     def next_expiry_ns(self) -> int | None:
         """Return when the time of the next job is over, or None."""
         heap = self._expiries
-        while heap and heap[0][2] not in self._levels[self.level_of(heap[0][2]) - 1].fresh:
+        while heap and heap[0][2] not in self._of(heap[0][2]).fresh:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
@@ -121,7 +131,7 @@ class Waiting:
         refused = []
         while (next_ns := self.next_expiry_ns()) is not None and next_ns <= at_ns:
             job = heapq.heappop(self._expiries)[2]
-            level = self._levels[self.level_of(job) - 1]
+            level = self._of(job)
             del level.fresh[job]
             if level.policy.timeout_action == "DELAY":
                 level.delayed[job] = None
@@ -134,10 +144,15 @@ class Waiting:
         """Yield the jobs that had arrived by `at_ns`, in the order in which they are to be served."""
         for level in self._levels:
             for jobs in (level.fresh, level.delayed):
-                yield from takewhile(lambda job: job.arrived_ns <= at_ns, jobs)
+                for job in jobs:
+                    if job.arrived_ns > at_ns:
+                        break
+                    yield job
 
     def by_arrival(self) -> Iterator[Job]:
         """Yield all jobs in order of arrival."""
+        if self.is_fifo and self._only is not None:
+            return iter(self._only.fresh)
         queues: list[Iterable[Job]] = [level.fresh for level in self._levels if level.fresh]
         # Delayed jobs stand in the order in which their time ran out.
         queues += [sorted(level.delayed, key=_arrival) for level in self._levels if level.delayed]
@@ -145,6 +160,10 @@ class Waiting:
 
     def oldest_ns(self) -> int | None:
         """Return the arrival of the oldest job, or None."""
+        if self.is_fifo:
+            for job in self.by_arrival():
+                return job.arrived_ns
+            return None
         oldest = [next(iter(level.fresh)).arrived_ns for level in self._levels if level.fresh]
         oldest += [job.arrived_ns for level in self._levels for job in level.delayed]
         return min(oldest, default=None)
