@@ -115,6 +115,7 @@ _VERSION = click.Option(
     ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )
 _LOAD_MODES = click.Choice(["open", "closed"])
+_PROTOCOLS = click.Choice(["kserve", "torchserve", "http"])
 _RUN = {
     "SLA": [
         _flag("--sla-p99", "LATENCY", "99 % of requests must succeed within this, such as 200ms."),
@@ -124,13 +125,16 @@ _RUN = {
         _flag("--plan-rps", "RATE", "Say how many replicas carry this rate, one to spare.", flags.rate_rps),
     ],
     "Request": [
+        _flag("--protocol", "NAME", "kserve, torchserve or http. [default: by the URL]", type=_PROTOCOLS),
         _flag("--method", "METHOD", "[default: POST with a body, else GET]"),
         _flag("-H --header headers", "'NAME: VALUE'", "Repeatable; no secret is kept.", flags.header, multiple=True),
         _flag("--body", "TEXT|@FILE", "Sent with each request, as JSON unless -H says otherwise."),
         _flag("--body-lines", "FILE", "One JSON body a line, sent in turn, round and round."),
+        _flag("--input-data", "FILE", "kserve: inputs in perf_analyzer's JSON. [default: made from the metadata]"),
         click.Option(["--shuffle"], is_flag=True, default=None, help="Send the lines in another order each round."),
         _flag("--body-template", "TEXT|@FILE", "Jinja with random fields: int(1, 9), float(0, 1), choice('a', 'b'), "
               "words(20), ints(8, 0, 255), floats(8, 0, 1), uuid(), seq. Up to 65536 bodies (64 MiB), then again."),
+        _flag("--metrics-url", "URL", "Where the server tells of itself, for Prometheus. [default: by the protocol]"),
         _flag("--timeout", "TIME", "Give up a request after this. [default: 10 x SLA, at least 2s]", flags.duration_s),
     ],
     "Reply": [

@@ -21,7 +21,7 @@ _DURATIONS = {
     "load.think": "think_s",
     "search.budget": "budget_s",
 }
-_TARGET_FILES = ("cacert", "cert", "key", "unix_socket", "body_lines")
+_TARGET_FILES = ("cacert", "cert", "key", "unix_socket", "body_lines", "input_data")
 _RENAMED = {f"{key.partition('.')[0]}.{field}": key for key, field in _DURATIONS.items()}
 _FILE_KEYS = {**_RENAMED, "slas": "sla"}
 _TABLES = ("target", "expect", "server", "load", "sla", "search")

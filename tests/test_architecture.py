@@ -16,7 +16,17 @@ _LIBRARIES = {
     "analysis": {"numpy", "scipy"},
     "scenarios": {"msgspec"},
     "reports": {"numpy", "matplotlib", "jinja2", "markupsafe"},
-    "loadgen": {"numpy", "scipy", "msgspec", "matplotlib", "jinja2", "httptools", "uvloop", "hdrh"},
+    "loadgen": {
+        "numpy",
+        "scipy",
+        "msgspec",
+        "matplotlib",
+        "jinja2",
+        "httptools",
+        "uvloop",
+        "hdrh",
+        "prometheus_client",
+    },
 }
 _OURS = {
     "analysis": {"analysis"},

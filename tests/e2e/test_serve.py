@@ -1,6 +1,7 @@
 """`opfind serve` as real clients see it, unmodified; they are found through OPFIND_PEERS or PATH, else skipped."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -65,6 +66,29 @@ def test_perf_analyzer_drives_our_server(address: str, tmp_path: Path) -> None:
     assert executions is not None
     assert inferences is not None
     assert 2 < int(inferences[1]) / int(executions[1]) <= 8
+
+
+@pytest.mark.parametrize("data", [None, {"data": [{"INPUT0": [1, 2, 3, 4]}, {"INPUT0": [5, 6, 7, 8]}]}])
+def test_opfind_drives_a_model_by_its_name_alone(address: str, tmp_path: Path, data: object) -> None:
+    """A URL that names a model is enough: inputs are made or read, and each step carries what the server counted."""
+    (tmp_path / "inputs.json").write_text(json.dumps(data), encoding="utf-8")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "loadgen", "load", f"{address}/v2/models/echo", "--rate", "100", "-d", "2s",
+            "--arrivals", "constant", "--json", "-o", "out", *(["--input-data", "inputs.json"] if data else []),
+        ],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 4), done.stderr
+    told = json.loads(done.stdout)
+    assert (told["ok"], told["offered"]) == (200, 200)
+    (step,) = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["steps"]
+    server = step["server"]
+    assert server["requests"] == server["rows"] == 200
+    assert 25 <= server["batches"] <= 200
+    assert 0.001 < server["queue_s"] < 0.05  # each waits 2 ms for others, and perhaps for the batch before
+    assert 0.0059 < server["compute_s"] < 0.05
 
 
 def test_metrics_count_what_was_served(address: str) -> None:
