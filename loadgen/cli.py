@@ -202,6 +202,15 @@ _SERVE = {
         _flag("--config", "FILE", "A server.toml: models, levers, limits.", flags.path),
     ],
 }
+_PROFILE = {
+    "What is measured": [
+        _flag("--model", "NAME", "encoder, resnet, mlp, or encoder-tiny, resnet-tiny.", default="encoder"),
+        _flag("--device", "cpu|N", "This processor, or a GPU by its number.", flags.place, default="cpu"),
+        _flag("--sizes", "LIST", "Batch sizes.", flags.sizes, default="1,2,4,8,16,32"),
+        _flag("--repeats", "N", "Batches of each size.", flags.count, default="20"),
+    ],
+    "Output": [_flag("-o --output", "FILE", "Write the profile here. [default: standard output]", flags.path)],
+}
 _OPEN_TO_ALL = "opfind: note: {host} is not this machine alone: whoever reaches it can use this server."
 _NOT_VERIFIED = "TLS certificates were NOT verified (--insecure): anyone on the way could have answered."
 _RUN_HELP = """Find the operating point of the server at URL, or of the bundled reference server.
@@ -366,6 +375,33 @@ def serve(host: str, port: int, device: str | None, model_repository: Path | Non
         models, limits, host=host, port=port, version=version(),
         ready=lambda free: click.echo(f"listening on http://{shown}:{free}"),
     )  # fmt: skip
+    return 0
+
+
+@app.command("profile-device", cls=_Command, sections=_PROFILE, short_help="Measure a device, as a profile.")
+def profile_device(model: str, device: int | None, sizes: tuple[int, ...], repeats: int, output: Path | None) -> int:
+    """Measure how long a device takes for batches of each size; the simulated device loads the profile.
+
+    A network with random weights runs on torch (pip install 'opfind[gpu]'); then `opfind serve --device FILE` behaves
+    as the device did.
+    """
+    try:
+        from loadgen.server.torch_profile import measure
+    except ImportError:
+        raise UsageError("profile-device needs torch: pip install 'opfind[gpu]'") from None
+
+    def say(words: str) -> None:
+        _write(sys.stderr, lambda: click.echo(f"opfind: {words}", err=True))
+
+    measured = measure(model, device, rows=sizes, repeats=repeats, say=say)
+    for rows, median_ms in zip(measured.rows, measured.median_ms, strict=True):
+        say(f"{rows} rows: {median_ms:.3f} ms, {rows / median_ms * 1e3:,.0f} rows/s")
+    if output is None:
+        return 0 if _write(sys.stdout, lambda: click.echo(measured.toml(), nl=False)) else UsageError.exit_code
+    try:
+        output.write_text(measured.toml(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}; name another file with -o") from None
     return 0
 
 

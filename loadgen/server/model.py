@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any
 
 from loadgen.clock import NS_PER_MS, now_ns
+from loadgen.errors import UsageError
 from loadgen.server.alarms import Alarms
 from loadgen.server.device import Device, SimulatedDevice
 from loadgen.server.instance_group import InstanceGroup
@@ -206,8 +207,13 @@ def devices_of(config: ModelConfig, gpus: Gpus) -> list[Device]:
     Args:
         config: Of the model.
         gpus: The devices that models share, by number; those that are missing are added.
+
+    Raises:
+        UsageError: torch is to compute, and cannot.
     """
     places = [place for group in config.instances for place in group.places()]
+    if not config.is_simulated:
+        return _computing(config, places)
     made: dict[int, Device] = {}
     found: list[Device] = []
     for number, place in enumerate(places):
@@ -218,6 +224,19 @@ def devices_of(config: ModelConfig, gpus: Gpus) -> list[Device]:
             made[place] = _simulated(config, gpus.setdefault(place, (SharedDevice(), Lock())), len(made))
         found.append(made[place])
     return found
+
+
+def _computing(config: ModelConfig, places: Sequence[int | None]) -> list[Device]:
+    """Return the devices of a model that torch runs.
+
+    Raises:
+        UsageError: torch is not installed, or cannot run it.
+    """
+    try:
+        from loadgen.server.torch_device import torch_devices  # noqa: PLC0415 (torch takes seconds to import)
+    except ImportError:
+        raise UsageError(f"model '{config.name}' needs torch: pip install 'opfind[gpu]'") from None
+    return torch_devices(config, places)
 
 
 def _simulated(config: ModelConfig, shared: tuple[SharedDevice, Lock], number: int) -> Device:

@@ -104,6 +104,7 @@ class ModelConfig:
         inputs: Tensors that it takes.
         outputs: Tensors that it gives.
         device: The simulated device that it runs on.
+        compute: "simulated", or the name of a network that torch runs, see `torch_models`.
         preprocess: Work before the device.
         postprocess: Work after it.
         overlap: That work has workers of its own, beside the device; else an instance does it, while its device waits.
@@ -125,6 +126,7 @@ class ModelConfig:
     inputs: tuple[TensorSpec, ...] = (TensorSpec(name="INPUT0"),)
     outputs: tuple[TensorSpec, ...] = (TensorSpec(name="OUTPUT0"),)
     device: DeviceProfile = field(default_factory=DeviceProfile)
+    compute: str = "simulated"
     preprocess: StageConfig = StageConfig()
     postprocess: StageConfig = StageConfig()
     overlap: bool = True
@@ -156,6 +158,11 @@ class ModelConfig:
                 f"ModelConfig priority_queues {sorted(self.priority_queues)}: "
                 f"must be levels between 1 and priority_levels {levels}"
             )
+
+    @property
+    def is_simulated(self) -> bool:
+        """Say that the model gives back what it gets, after the simulated device's time."""
+        return self.compute == "simulated"
 
     def batcher(self) -> Batcher:
         """Return the batching policy, over an empty queue."""

@@ -75,9 +75,22 @@ def _model(data: Any, find_profile: FindProfile) -> ModelConfig:
         table["device"] = DeviceProfile.from_table(find_profile(named) if isinstance(named, str) else named)
     if "priority_queues" in table:
         table["priority_queues"] = _by_level(table["priority_queues"])
+    if table.get("compute", "simulated") != "simulated":
+        table = {**_tensors_of(table["compute"]), **table}
     if isinstance(table.get("preferred_batch_sizes"), list):
         table["preferred_batch_sizes"] = tuple(table["preferred_batch_sizes"])
     return ModelConfig(**table)
+
+
+def _tensors_of(compute: Any) -> dict[str, Any]:
+    """Return the inputs and outputs of a network, so that nobody has to write them."""
+    try:
+        from loadgen.server.torch_models import NETWORKS  # noqa: PLC0415 (torch takes seconds to import)
+    except ImportError:
+        raise ValueError(f"compute '{compute}': needs torch: pip install 'opfind[gpu]'") from None
+    if compute not in NETWORKS:
+        raise ValueError(f"compute {compute!r}: must be simulated, {', '.join(NETWORKS)}")
+    return {"inputs": NETWORKS[compute].inputs, "outputs": (NETWORKS[compute].output,), "platform": "pytorch"}
 
 
 def _by_level(data: Any) -> dict[int, QueuePolicy]:

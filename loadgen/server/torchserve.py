@@ -7,7 +7,7 @@ Source: "TorchServe REST API" (pytorch.org/serve): the inference API's `/ping` a
 from collections.abc import Sequence
 from typing import Any
 
-from loadgen.server import kserve
+from loadgen.server import kserve, plain
 from loadgen.server.http import Request, Response
 from loadgen.server.job import RefusedError, Reply
 from loadgen.server.model import Model
@@ -23,13 +23,21 @@ _TYPES = {
 }
 
 
-def read(request: Request, model: Model) -> Asked:  # noqa: ARG001 (every protocol's signature)
-    """Return what the model gets: the body as it is, which the simulated model gives back."""
+def read(request: Request, model: Model) -> Asked:
+    """Return what the model gets: the body as it is, which the simulated model gives back, or its JSON as tensors.
+
+    Raises:
+        RefusedError: It is not what the model computes on.
+    """
+    if not model.config.is_simulated:
+        return Asked(tensors=plain.one_row(kserve.parse_json(request.body) if request.body else None, model.config))
     return Asked(tensors=(request.body, request.headers.get(b"content-type", b"application/json")))
 
 
 def write(asked: Asked, reply: Reply, model: Model) -> Response:  # noqa: ARG001 (every protocol's signature)
     """Return the model's output as it is."""
+    if not model.config.is_simulated:
+        return Response(kserve.dump_json(plain.by_name(reply.outputs)))
     body, content_type = reply.outputs
     return Response(body, 200, content_type)
 

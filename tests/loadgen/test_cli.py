@@ -591,6 +591,13 @@ def test_serve_reads_one_configuration_only(
     assert "none.toml cannot be read" in capsys.readouterr().err
 
 
+def test_profiling_needs_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without torch the command says how to get it."""
+    monkeypatch.setitem(sys.modules, "loadgen.server.torch_profile", None)
+    assert main(["profile-device"]) == 2
+    assert "profile-device needs torch: pip install 'opfind[gpu]'" in capsys.readouterr().err
+
+
 def test_a_load_goes_to_the_session_and_its_answer_to_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
