@@ -12,7 +12,7 @@ from loadgen.server import kserve, metrics, plain, torchserve
 from loadgen.server.config import Limits
 from loadgen.server.http import Cancel, Connections, Handle, Request, Response, Send, error
 from loadgen.server.job import RefusedError, Reply
-from loadgen.server.model import Model
+from loadgen.server.model import Gpus, Model
 
 _TEXT = b"text/plain"
 _RETRY = b"Retry-After: %d\r\n"
@@ -51,15 +51,17 @@ class App:
     Args:
         models: At least one, their names different.
         limits: Of the server.
+        gpus: The simulated devices that the models share, to tell how busy they are.
         version: Of opfind, for the server's metadata.
     """
 
-    def __init__(self, models: Sequence[Model], limits: Limits, *, version: str = "") -> None:
+    def __init__(self, models: Sequence[Model], limits: Limits, *, gpus: Gpus | None = None, version: str = "") -> None:
         self.models = {model.config.name: model for model in models}
         self.connections = Connections(self._handle, limits)
         self._limits = limits
         self._version = version
         self._first = models[0]
+        self._devices = metrics.Devices(gpus or {})
         self._routes: dict[bytes, dict[bytes, Handle]] = {}
         self._add_server_routes()
         for model in models:
@@ -168,7 +170,7 @@ class App:
         ])  # fmt: skip
 
     def _metrics_page(self) -> Response:
-        return Response(metrics.exposition(list(self.models.values())), 200, metrics.CONTENT_TYPE)
+        return Response(metrics.exposition(list(self.models.values()), self._devices), 200, metrics.CONTENT_TYPE)
 
 
 def _now(answer: Callable[[], Response]) -> Handle:

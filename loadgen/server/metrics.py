@@ -8,8 +8,9 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from loadgen.clock import NS_PER_S, now_ns
 from loadgen.server.kserve import VERSION
-from loadgen.server.model import Model
+from loadgen.server.model import Gpus, Model
 from loadgen.server.statistics import Buckets
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
@@ -44,11 +45,34 @@ _COUNTERS: dict[str, tuple[str, Callable[[Model], float]]] = {
 _SUFFIXED = re.compile(rb"^(# (?:HELP|TYPE) nv_\w+?)_total ", re.MULTILINE)
 
 
+class Devices:
+    """Say how busy the simulated devices are: in all, and since they were last asked."""
+
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._before: dict[int, tuple[int, float]] = {}
+
+    def read(self) -> list[tuple[str, float, float]]:
+        """Return name, seconds that it was busy, and the share of the time since the last reading; 0 at the first."""
+        found = []
+        for number, (device, lock) in sorted(self._gpus.items()):
+            with lock:
+                busy_ns = device.busy_ns
+            at_ns = now_ns()
+            then_ns, before_ns = self._before.get(number, (at_ns, busy_ns))
+            self._before[number] = at_ns, busy_ns
+            # A batch's time counts once it is over, so a short interval may hold more than its length.
+            share = min(1.0, (busy_ns - before_ns) / max(1, at_ns - then_ns))
+            found.append((f"simulated-{number}", busy_ns / NS_PER_S, share))
+        return found
+
+
 class _Collector(Collector):
     """Read the models' statistics when the page is asked for."""
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[Model], devices: Devices) -> None:
         self._models = models
+        self._devices = devices
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -59,6 +83,7 @@ class _Collector(Collector):
             yield metric
         yield self._failures()
         yield self._pending()
+        yield from self._of_devices()
         yield self._histogram(
             "opfind_server_stage_seconds", "Time of requests in each stage of the server.", "stage",
             lambda model: model.statistics.stages.items(), scale=1e9,
@@ -81,6 +106,15 @@ class _Collector(Collector):
         for model in self._models:
             metric.add_sample(name, _labels(model), model.group.waiting)
         return metric
+
+    def _of_devices(self) -> Iterator[Metric]:
+        share = Metric("nv_gpu_utilization", "GPU utilization rate [0.0 - 1.0)", "gauge")
+        busy = Metric("opfind_server_device_busy_seconds", "Time for which the device was busy.", "counter")
+        for name, busy_s, of_time in self._devices.read():
+            share.add_sample("nv_gpu_utilization", {"gpu_uuid": name}, of_time)
+            busy.add_sample("opfind_server_device_busy_seconds_total", {"gpu_uuid": name}, busy_s)
+        yield share
+        yield busy
 
     def _histogram(
         self,
@@ -114,9 +148,9 @@ def _labels(model: Model) -> dict[str, str]:
     return {"model": model.config.name, "version": VERSION}
 
 
-def exposition(models: Sequence[Model]) -> bytes:
+def exposition(models: Sequence[Model], devices: Devices) -> bytes:
     """Return everything in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(models))
+    registry.register(_Collector(models, devices))
     # prometheus_client writes `# TYPE name_total counter` over samples of any name; Triton has no `_total`.
     return _SUFFIXED.sub(rb"\1 ", generate_latest(registry))

@@ -46,7 +46,7 @@ class Instances:
         count: Copies, on each device that is listed.
         kind: "KIND_CPU": each copy has a processor of its own, and slows no other. "KIND_GPU": the copies share the
             devices that are listed.
-        gpus: Numbers of the devices; empty: 0.
+        gpus: Numbers of the devices; empty: 0. A MIG slice is a device of its own, with the profile of a slice.
     """
 
     count: int = 1

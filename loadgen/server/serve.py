@@ -66,7 +66,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     alarms, gpus = Alarms(), Gpus()
     running = [Model(config, devices_of(config, gpus), loop, alarms) for config in models]
-    app = App(running, limits, version=version)
+    app = App(running, limits, gpus=gpus, version=version)
     server = await _listen(loop, app, *where)
     alarms.start()
     for model in running:

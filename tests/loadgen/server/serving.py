@@ -87,7 +87,7 @@ def serving(
             Model(config, devices_of(config, gpus) if device is None else [device] * instances, loop, alarms)
             for config in configs or (FAST,)
         ]
-        app = App(models, limits or Limits(), version="0")
+        app = App(models, limits or Limits(), gpus=gpus, version="0")
         server = await loop.create_server(lambda: Connection(app.connections), HOST, 0)
         alarms.start()
         for model in models:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadgen.server.config import Limits
-from loadgen.server.model_config import ModelConfig, StageConfig
+from loadgen.server.model_config import Instances, ModelConfig, StageConfig
 from loadgen.server.profile import DeviceProfile
 from loadgen.server.waiting import QueuePolicy
 from tests.loadgen.server.serving import FAST, QUICK, Gate, serving, until
@@ -196,6 +196,27 @@ def test_metrics_have_tritons_names() -> None:
     ):
         assert line in lines
     assert not any("_total" in line for line in lines if "nv_" in line)
+
+
+def test_devices_tell_how_busy_they_are() -> None:
+    """The time for which a device was busy is counted, and the gauge is its share since the page was last read."""
+    config = ModelConfig(
+        device=DeviceProfile(t0_ms=0, t1_ms=30, jitter_sigma=0), batching="none",
+        instances=(Instances(gpus=(0, 3)),),
+    )  # fmt: skip
+
+    def read(name: str) -> dict[str, float]:
+        lines = server.ask("/metrics").body.decode().splitlines()
+        return {line.split('"')[1]: float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")}
+
+    with serving(config) as server:
+        assert read("nv_gpu_utilization") == {"simulated-0": 0, "simulated-3": 0}
+        for _ in range(3):
+            server.ask("/predict")
+        shares = read("nv_gpu_utilization")
+        busy = read("opfind_server_device_busy_seconds_total")
+    assert sum(busy.values()) == pytest.approx(0.09)
+    assert 0.3 < sum(shares.values()) <= 1
 
 
 def test_stages_lengthen_a_request_and_are_reported() -> None:
