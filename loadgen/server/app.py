@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from loadgen.clock import now_ns
-from loadgen.server import kserve, metrics, plain, torchserve
+from loadgen.server import describe, kserve, metrics, plain, torchserve
 from loadgen.server.config import Limits
 from loadgen.server.http import Cancel, Connections, Handle, Request, Response, Send, error
 from loadgen.server.job import RefusedError, Reply
@@ -80,7 +80,7 @@ class App:
 
     def _add_server_routes(self) -> None:
         get: dict[str, Callable[[], Response]] = {
-            "/v2": lambda: _json(kserve.server_metadata(self._version)),
+            "/v2": lambda: _json(describe.server_metadata(self._version)),
             "/v2/health/live": Response,
             "/v2/health/ready": lambda: Response(status=200 if self.ready else 400),
             "/v2/models/stats": lambda: self._stats(self.models.values()),
@@ -100,9 +100,9 @@ class App:
         config, name = model.config, quote(model.config.name, safe="")
         face = _Face(read=_read_kserve, write=_write_kserve, refuse=_refused)
         for base in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{kserve.VERSION}"):
-            self._route("GET", base, _now(lambda: _json(kserve.model_metadata(config))))
+            self._route("GET", base, _now(lambda: _json(describe.model_metadata(config))))
             self._route("GET", f"{base}/ready", _now(lambda: Response(status=200 if model.ready else 400)))
-            self._route("GET", f"{base}/config", _now(lambda: _json(kserve.model_config(config))))
+            self._route("GET", f"{base}/config", _now(lambda: _json(describe.model_config(config))))
             self._route("GET", f"{base}/stats", _now(lambda: self._stats([model])))
             self._route("POST", f"{base}/infer", partial(self._infer, model, face))
         face = _Face(read=torchserve.read, write=torchserve.write, refuse=torchserve.refused)
@@ -161,7 +161,7 @@ class App:
         return partial(model.cancel, job)
 
     def _stats(self, models: Any) -> Response:
-        return _json({"model_stats": [kserve.model_statistics(model.config, model.statistics) for model in models]})
+        return _json({"model_stats": [describe.model_statistics(model.config, model.statistics) for model in models]})
 
     def _index(self) -> Response:
         return _json([

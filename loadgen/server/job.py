@@ -25,7 +25,7 @@ class Job:
         arrived_ns: When it joined the queue, monotonic nanoseconds.
         inputs: What the device computes on.
         rows: How much of a batch it fills, at least 1.
-        priority: Level, 1 the first to be served; 0 for the model's default.
+        priority: Level, 1 the first to be served; 0, or one that is not there, for the model's default.
         timeout_ns: Longest wait that its sender asks for, or None.
         expires_ns: When its wait is over, by the queue's policy and what its sender asked for; None: never.
         began_ns: When the server began to work on it, before any stage; 0 where that is its arrival.

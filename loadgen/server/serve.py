@@ -1,12 +1,15 @@
 """The life of the server's process: listen, serve, drain, end."""
 
 import asyncio
+import contextlib
 import errno
 import gc
+import resource
 import signal
 import sys
 from asyncio import AbstractEventLoop, Event, Server
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import uvloop
 
@@ -21,6 +24,7 @@ from loadgen.server.model_config import ModelConfig
 
 _BACKLOG = 4096  # connections that the kernel holds for us, so that a burst of new ones is not slowed by retried SYNs
 _SWITCH_INTERVAL_S = 0.0002
+_OWN_FILES = 32  # that are no connections: the interpreter's, the loop's, and some to spare
 _SWEEP_S = 0.5
 _DRAIN_POLL_S = 0.01
 _LAST_BYTES_NS = NS_PER_S  # for what is written and not yet taken, once everything is answered
@@ -66,7 +70,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     alarms, gpus = Alarms(), Gpus()
     running = [Model(config, devices_of(config, gpus), loop, alarms) for config in models]
-    app = App(running, limits, gpus=gpus, version=version)
+    app = App(running, _within_open_files(limits), gpus=gpus, version=version)
     server = await _listen(loop, app, *where)
     alarms.start()
     for model in running:
@@ -84,6 +88,20 @@ async def _serve(
         for model in running:
             model.group.stop()
         alarms.stop()
+
+
+def _within_open_files(limits: Limits) -> Limits:
+    """Raise this process's limit on open files as far as it may, and promise no more connections than that.
+
+    A connection beyond it could not even be refused: it would wait, unseen, in the kernel.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit than its hard one says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, max_connections=max(1, min(limits.max_connections, soft - _OWN_FILES)))
 
 
 async def _drain(server: Server, app: App, drain_s: float) -> None:

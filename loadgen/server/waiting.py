@@ -87,8 +87,8 @@ class Waiting:
         return self._only is not None and not self._only.delayed
 
     def level_of(self, job: Job) -> int:
-        """Return the level of a job, the nearest that there is."""
-        return min(job.priority or self._default, len(self._levels))
+        """Return the level of a job: the one that it names, or as in Triton the default where there is no such one."""
+        return job.priority if 1 <= job.priority <= len(self._levels) else self._default
 
     def _of(self, job: Job) -> _Level:
         return self._levels[self.level_of(job) - 1] if self._only is None else self._only

@@ -339,6 +339,7 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
             """--sla-p99 --sla --error-budget --mode --arrivals --seed --precision --budget --timeout --start-rps
             --max-rps --max-users --connections --workers --method -H --header --body --scenario --require-rps
             --plan-rps --cacert --insecure --cert --key --unix-socket --re-resolve
+            --protocol --input-data --metrics-url
             --body-lines --shuffle --body-template --expect-status --expect-body-regex --expect-json
             -o --output --json""",
         )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.server import kserve, tensors
+from loadgen.server import describe, kserve, tensors
 from loadgen.server.job import RefusedError
 from loadgen.server.model_config import DATATYPES, ModelConfig, TensorSpec
 from loadgen.server.profile import DeviceProfile
@@ -214,8 +214,8 @@ def test_metadata_config_and_health(served: Served) -> None:
 
 def test_config_of_a_model_without_batching_has_no_batching() -> None:
     """Clients see from the block's absence that a model does not batch."""
-    assert "dynamic_batching" not in kserve.model_config(replace(ONE, batching="none"))
-    assert kserve.model_config(replace(ONE, queue=QueuePolicy(max_queue_size=3)))["dynamic_batching"][
+    assert "dynamic_batching" not in describe.model_config(replace(ONE, batching="none"))
+    assert describe.model_config(replace(ONE, queue=QueuePolicy(max_queue_size=3)))["dynamic_batching"][
         "default_queue_policy"
     ]["max_queue_size"] == 3  # fmt: skip
 

@@ -10,11 +10,11 @@ from loadgen.server.waiting import QueuePolicy, Waiting
 
 
 def test_levels_are_served_in_turn_and_each_by_arrival() -> None:
-    """Level 1 comes first; within a level the first comes first; a job that names none has the default level."""
+    """Level 1 comes first, and within a level who came first; who names no level that there is has the default."""
     waiting = Waiting(QueuePolicy(), levels=3, default_level=2)
     jobs = [Job(arrived_ns=at, priority=level) for at, level in enumerate((3, 0, 1, 2, 1, 9))]
     assert all(map(waiting.add, jobs))
-    assert [job.arrived_ns for job in waiting.in_order(99)] == [2, 4, 1, 3, 0, 5]
+    assert [job.arrived_ns for job in waiting.in_order(99)] == [2, 4, 1, 3, 5, 0]
     assert [job.arrived_ns for job in waiting.by_arrival()] == [0, 1, 2, 3, 4, 5]
     assert [job.arrived_ns for job in waiting.in_order(2)] == [2, 1, 0]
     assert waiting.oldest_ns() == 0
