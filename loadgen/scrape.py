@@ -121,15 +121,18 @@ def of_statistics(body: bytes) -> dict[str, float]:
         raise ValueError("not KServe's statistics") from error
 
 
-def between(before: Mapping[str, float] | None, after: Mapping[str, float] | None) -> dict[str, float] | None:
+def between(
+    before: Mapping[str, float] | None, after: Mapping[str, float] | None, answered: int
+) -> dict[str, float] | None:
     """Return what a server did between two readings: counts, and the mean queue and compute time of a request, seconds.
 
-    None where it did not tell, or began to count anew.
+    None where it did not tell, began to count anew, or counted less than half or more than twice of the requests that
+    were answered: then several servers answer in turn, or others ask it too.
     """
     if before is None or after is None:
         return None
     grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
     requests = grown.get("requests", 0.0)
-    if requests <= 0 or any(value < 0 for value in grown.values()):
+    if requests <= 0 or not answered / 2 <= requests <= 2 * answered or any(value < 0 for value in grown.values()):
         return None
     return {name: value / requests if name.endswith("_s") else value for name, value in grown.items()}

@@ -322,7 +322,7 @@ class _Session:
             step, is_over, watch=watch, is_abandoned=self._interrupts.is_urgent
         )
         if self._scrape:
-            result = replace(result, server=between(before, self._scrape.read()))
+            result = replace(result, server=between(before, self._scrape.read(), result.counts["ok"]))
         if not self._interrupts and _looks_dead(result) and not self._answers():
             reason = Reason("target", "the target stopped answering: check whether it is still running")
             result = replace(result, reasons=(*result.reasons, reason))

@@ -152,9 +152,7 @@ class Connection(Protocol):
             raise RuntimeError("a request's handler failed") from error
         except httptools.HttpParserError as error:
             self._refuse(400, f"The request is not HTTP/1.1: {error}.")
-        if self._request is None:
-            return
-        if self._request.method:
+        if self._request is None or self._request.method:  # no head is on its way
             return
         if was_idle:
             self.deadline_ns = now_ns() + self._shared.head_ns

@@ -59,11 +59,13 @@ def test_models_are_told_apart() -> None:
 def test_between_two_readings() -> None:
     """Counts grow by their difference, and times become the mean of a request."""
     after = {"requests": 30.0, "batches": 9.0, "queue_s": 5.0}
-    assert between({"requests": 10.0, "batches": 4.0, "queue_s": 3.0}, after) == {
+    assert between({"requests": 10.0, "batches": 4.0, "queue_s": 3.0}, after, 20) == {
         "requests": 20, "batches": 5, "queue_s": 0.1,
     }  # fmt: skip
     for before, later in ((None, after), (after, None), (after, after), (after, {"requests": 40.0, "batches": 1.0})):
-        assert between(before, later) is None
+        assert between(before, later, 20) is None
+    for answered in (9, 41):
+        assert between({"requests": 10.0}, after, answered) is None
 
 
 def test_statistics_that_are_none_are_refused() -> None:
@@ -86,7 +88,7 @@ def test_our_server_tells_the_same_in_both_forms() -> None:
         for _ in range(4):
             body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]}]}
             assert server.ask("/v2/models/fast/infer", json.dumps(body)).status == 200
-        one, other = between(before[0], by_statistics.read()), between(before[1], by_page.read())
+        one, other = between(before[0], by_statistics.read(), 4), between(before[1], by_page.read(), 4)
     assert one is not None
     assert other is not None
     assert (one["requests"], one["rows"], one["batches"]) == (4, 8, 4)

@@ -216,7 +216,7 @@ def test_devices_tell_how_busy_they_are() -> None:
         shares = read("nv_gpu_utilization")
         busy = read("opfind_server_device_busy_seconds_total")
     assert sum(busy.values()) == pytest.approx(0.09)
-    assert 0.3 < sum(shares.values()) <= 1
+    assert 0 < sum(shares.values()) <= 1
 
 
 def test_stages_lengthen_a_request_and_are_reported() -> None:
