@@ -16,6 +16,8 @@ from scenarios.scenario import BODY_KEYS
 _FIELDS = {
     "target": {
         "url": "url",
+        "protocol": "protocol",
+        "metrics_url": "metrics_url",
         "method": "method",
         "timeout": "timeout_s",
         "cacert": "cacert",
@@ -52,7 +54,7 @@ FLAG_NAMES = {
     "plan_rps": "--plan-rps",
 }  # fmt: skip
 _OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "plan_rps", "arrivals")
-_OF_A_URL = ("cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
+_OF_A_URL = ("protocol", "metrics_url", "cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
 _CLOSED_ONLY = ("max_users", "think")
 
 

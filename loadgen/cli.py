@@ -20,6 +20,8 @@ from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
     from analysis import Run, Step
+    from loadgen.server.config import Limits
+    from loadgen.server.model_config import ModelConfig
     from loadgen.session import Finished
     from scenarios import Scenario
     from scenarios.scenario import Target
@@ -113,6 +115,7 @@ _VERSION = click.Option(
     ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )
 _LOAD_MODES = click.Choice(["open", "closed"])
+_PROTOCOLS = click.Choice(["kserve", "torchserve", "http"])
 _RUN = {
     "SLA": [
         _flag("--sla-p99", "LATENCY", "99 % of requests must succeed within this, such as 200ms."),
@@ -122,13 +125,16 @@ _RUN = {
         _flag("--plan-rps", "RATE", "Say how many replicas carry this rate, one to spare.", flags.rate_rps),
     ],
     "Request": [
+        _flag("--protocol", "NAME", "kserve, torchserve or http. [default: by the URL]", type=_PROTOCOLS),
         _flag("--method", "METHOD", "[default: POST with a body, else GET]"),
         _flag("-H --header headers", "'NAME: VALUE'", "Repeatable; no secret is kept.", flags.header, multiple=True),
         _flag("--body", "TEXT|@FILE", "Sent with each request, as JSON unless -H says otherwise."),
         _flag("--body-lines", "FILE", "One JSON body a line, sent in turn, round and round."),
+        _flag("--input-data", "FILE", "kserve: inputs in perf_analyzer's JSON. [default: made from the metadata]"),
         click.Option(["--shuffle"], is_flag=True, default=None, help="Send the lines in another order each round."),
         _flag("--body-template", "TEXT|@FILE", "Jinja with random fields: int(1, 9), float(0, 1), choice('a', 'b'), "
               "words(20), ints(8, 0, 255), floats(8, 0, 1), uuid(), seq. Up to 65536 bodies (64 MiB), then again."),
+        _flag("--metrics-url", "URL", "Where the server tells of itself, for Prometheus. [default: by the protocol]"),
         _flag("--timeout", "TIME", "Give up a request after this. [default: 10 x SLA, at least 2s]", flags.duration_s),
     ],
     "Reply": [
@@ -189,9 +195,23 @@ _SERVE = {
     "Server": [
         _flag("--host", "ADDRESS", "Listen here. [default: 127.0.0.1]", default="127.0.0.1"),
         _flag("--port", "N", "0: any free one. [default: 8000]", flags.port, default="8000"),
-        _flag("--device", "NAME|FILE", "Device profile. [default: simulated]", default="simulated"),
-    ]
+    ],
+    "What it serves, one of": [
+        _flag("--device", "NAME|FILE", "One model on this device profile. [default: simulated]"),
+        _flag("--model-repository", "DIR", "Triton's: a folder with config.pbtxt for each model.", flags.path),
+        _flag("--config", "FILE", "A server.toml: models, levers, limits.", flags.path),
+    ],
 }
+_PROFILE = {
+    "What is measured": [
+        _flag("--model", "NAME", "encoder, resnet, mlp, or encoder-tiny, resnet-tiny.", default="encoder"),
+        _flag("--device", "cpu|N", "This processor, or a GPU by its number.", flags.place, default="cpu"),
+        _flag("--sizes", "LIST", "Batch sizes.", flags.sizes, default="1,2,4,8,16,32"),
+        _flag("--repeats", "N", "Batches of each size.", flags.count, default="20"),
+    ],
+    "Output": [_flag("-o --output", "FILE", "Write the profile here. [default: standard output]", flags.path)],
+}
+_OPEN_TO_ALL = "opfind: note: {host} is not this machine alone: whoever reaches it can use this server."
 _NOT_VERIFIED = "TLS certificates were NOT verified (--insecure): anyone on the way could have answered."
 _RUN_HELP = """Find the operating point of the server at URL, or of the bundled reference server.
 
@@ -340,19 +360,81 @@ def _target_of(given: dict[str, Any]) -> "Target | None":
 
 
 @app.command(cls=_Command, sections=_SERVE, short_help="Serve the reference model server.")
-def serve(host: str, port: int, device: str) -> int:
-    """Serve the reference model server until interrupted: POST /predict, GET /healthz, GET /metrics."""
-    import scenarios
-    from loadgen.server.config import ServerConfig
+def serve(host: str, port: int, device: str | None, model_repository: Path | None, config: Path | None) -> int:
+    """Serve models until interrupted: KServe v2 (Triton), TorchServe, POST /predict; GET /metrics for Prometheus."""
     from loadgen.server.serve import serve as serve_forever
+    from loadgen.version import version
 
+    if sum(given is not None for given in (device, model_repository, config)) > 1:
+        raise UsageError("give only one of --device, --model-repository and --config")
+    models, limits = _served(device or "simulated", model_repository, config)
+    shown = f"[{host}]" if ":" in host else host
+    if not _is_loopback(host):
+        _write(sys.stderr, lambda: click.echo(_OPEN_TO_ALL.format(host=shown), err=True))
+    serve_forever(
+        models, limits, host=host, port=port, version=version(),
+        ready=lambda free: click.echo(f"listening on http://{shown}:{free}"),
+    )  # fmt: skip
+    return 0
+
+
+@app.command("profile-device", cls=_Command, sections=_PROFILE, short_help="Measure a device, as a profile.")
+def profile_device(model: str, device: int | None, sizes: tuple[int, ...], repeats: int, output: Path | None) -> int:
+    """Measure how long a device takes for batches of each size; the simulated device loads the profile.
+
+    A network with random weights runs on torch (pip install 'opfind[gpu]'); then `opfind serve --device FILE` behaves
+    as the device did.
+    """
     try:
-        config = ServerConfig.from_json(scenarios.device(device))
+        from loadgen.server.torch_profile import measure
+    except ImportError:
+        raise UsageError("profile-device needs torch: pip install 'opfind[gpu]'") from None
+
+    def say(words: str) -> None:
+        _write(sys.stderr, lambda: click.echo(f"opfind: {words}", err=True))
+
+    measured = measure(model, device, rows=sizes, repeats=repeats, say=say)
+    for rows, median_ms in zip(measured.rows, measured.median_ms, strict=True):
+        say(f"{rows} rows: {median_ms:.3f} ms, {rows / median_ms * 1e3:,.0f} rows/s")
+    if output is None:
+        return 0 if _write(sys.stdout, lambda: click.echo(measured.toml(), nl=False)) else UsageError.exit_code
+    try:
+        output.write_text(measured.toml(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write '{output}': {error.strerror}; name another file with -o") from None
+    return 0
+
+
+def _served(device: str, repository: Path | None, config: Path | None) -> tuple[list["ModelConfig"], "Limits"]:
+    """Read what to serve, and say what of it was ignored."""
+    import scenarios
+    from loadgen.server.config import Limits, ServerConfig
+
+    if repository is not None:
+        from loadgen.server.repository import read_repository
+
+        models, remarks = read_repository(repository)
+        for remark in remarks:
+            _write(sys.stderr, partial(click.echo, remark, err=True))
+        return models, Limits()
+    try:
+        if config is not None:
+            from loadgen.server.server_file import read_server_file
+
+            return read_server_file(config, scenarios.device)
+        one = ServerConfig.from_json({"device": scenarios.device(device)})
     except ValueError as error:
         raise UsageError(str(error)) from None
-    shown = f"[{host}]" if ":" in host else host
-    serve_forever(config, host=host, port=port, ready=lambda free: click.echo(f"listening on http://{shown}:{free}"))
-    return 0
+    return [one.model()], one.limits()
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _title(scenario: "Scenario", step: "Step | None") -> str:

@@ -1,6 +1,7 @@
 """How flags are read: text in, values out. Each error is a sentence that says what to write."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,30 @@ def folder(text: str) -> Path:
     if not text:
         raise ValueError("the name is empty: name a folder, or leave -o out")
     return Path(text)
+
+
+def path(text: str) -> Path:
+    """Read the name of something that is there already."""
+    if not text:
+        raise ValueError("the name is empty")
+    return Path(text)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Read at least two whole numbers between commas, increasing, as in `1,2,4`."""
+    words = text.split(",")
+    found = tuple(int(word) for word in words if word.isdecimal() and len(word) < 6)
+    if len(found) != len(words) or len(found) < 2 or any(a >= b for a, b in pairwise((0, *found))):
+        raise ValueError(f"'{text}' is not a list of increasing whole numbers such as 1,2,4,8")
+    return found
+
+
+def place(text: str) -> int | None:
+    """Read `cpu` as None, and the number of a GPU, with or without `cuda:`."""
+    number = text.removeprefix("cuda:")
+    if text != "cpu" and not (number.isdecimal() and int(number) < 64):
+        raise ValueError(f"'{text}' is neither cpu nor a GPU such as 0 or cuda:0")
+    return None if text == "cpu" else int(number)
 
 
 def workers(text: str) -> int | Literal["auto"]:

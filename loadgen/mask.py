@@ -99,6 +99,7 @@ def mask(scenario: Scenario) -> dict[str, Any]:
     plain["target"] = {
         **target,
         "url": mask_url(target["url"]) if target["url"] else None,
+        "metrics_url": mask_url(target["metrics_url"]) if target["metrics_url"] else None,
         "headers": {name: mask_header(name, value) for name, value in target["headers"].items()},
         "body": _digest(target["body"]),
         "body_template": _digest((target["body_template"] or "").encode() or None),

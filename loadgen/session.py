@@ -27,7 +27,7 @@ from analysis import (
     judge,
 )
 from analysis.quantile import quantile_estimate
-from loadgen import embedded, selfcheck
+from loadgen import embedded, inputs, selfcheck
 from loadgen.bodies import bodies_of
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import TargetError
@@ -35,6 +35,7 @@ from loadgen.fleet import ABANDONED, COALESCE_NS, Fleet, Setup, StepView, afford
 from loadgen.health import usable_cores
 from loadgen.mask import mask
 from loadgen.progress import Progress, Show
+from loadgen.scrape import Scrape, between
 from loadgen.target import Endpoint, request_bytes, request_head
 from loadgen.workload import Workload, rendered
 from scenarios.expect import Expect
@@ -109,11 +110,11 @@ def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show, inter
         UsageError: The URL, a header or a limit of this machine is wrong.
         TargetError: The target cannot be reached, or fails every preflight request.
     """
-    with _target(scenario, interrupts) as (fleet, url):
+    with _target(scenario, interrupts) as (fleet, url, scrape):
         own = selfcheck.brief(workers_of(scenario.load.workers), lambda: bool(interrupts))  # while nothing else runs
         _preflight(fleet, url, interrupts)
         noted = {**environment, "pacing": fleet.pacing, "workload": fleet.workload, "selfcheck": own}
-        return _Session(scenario, noted, fleet, interrupts, show).run()
+        return _Session(scenario, noted, fleet, interrupts, show, scrape=scrape).run()
 
 
 def load(
@@ -134,24 +135,29 @@ def load(
         UsageError: The URL, a header or a limit of this machine is wrong.
         TargetError: The target cannot be reached.
     """
-    with _target(scenario, interrupts) as (fleet, url):
+    with _target(scenario, interrupts) as (fleet, url, scrape):
         _preflight(fleet, url, interrupts, any_reply_will_do=True)
         noted = {**environment, "pacing": fleet.pacing, "workload": fleet.workload}
-        return _Session(scenario, noted, fleet, interrupts, show).load(step)
+        return _Session(scenario, noted, fleet, interrupts, show, scrape=scrape).load(step)
 
 
 @contextlib.contextmanager
-def _target(scenario: Scenario, interrupts: Interrupts) -> Iterator[tuple[Fleet, str]]:
-    """Set up what sends and, where the scenario names no URL, what answers; yield the fleet and the target's URL."""
+def _target(scenario: Scenario, interrupts: Interrupts) -> Iterator[tuple[Fleet, str, Scrape | None]]:
+    """Set up what sends and, where the scenario names no URL, what answers.
+
+    Yields:
+        The fleet, the target's URL, and where the target tells of itself.
+    """
     with contextlib.ExitStack() as stack:
         # First, because the embedded server inherits the limit on open files.
         connections = affordable_connections(scenario.load.connections)
         target = scenario.target
         url = target.url or stack.enter_context(embedded.reference_server(scenario.server))
         endpoint = Endpoint.of(url, target)
+        scrape = Scrape.of(endpoint, target)
         with _rendered(scenario, endpoint, interrupts) as (request, workload):
             fleet = stack.enter_context(Fleet(_setup(scenario, endpoint, request, workload, connections)))
-        yield fleet, url
+        yield fleet, url, scrape
 
 
 @contextlib.contextmanager
@@ -174,7 +180,7 @@ def _rendered(
                 raise KeyboardInterrupt
             yield body
 
-    bodies = bodies_of(target, seed)
+    bodies = bodies_of(target, seed) or inputs.bodies_of(target, endpoint, seed)
     if bodies is None:
         body = embedded.BODY if target.url is None and not target.body else target.body
         yield request_bytes(endpoint, target.method, headers, body), None
@@ -229,13 +235,21 @@ class _Session:
     """Run one search on a fleet."""
 
     def __init__(
-        self, scenario: Scenario, environment: Mapping[str, Any], fleet: Fleet, interrupts: Interrupts, show: Show
+        self,
+        scenario: Scenario,
+        environment: Mapping[str, Any],
+        fleet: Fleet,
+        interrupts: Interrupts,
+        show: Show,
+        *,
+        scrape: Scrape | None,
     ) -> None:
         self._scenario = scenario
         self._environment = environment
         self._fleet = fleet
         self._interrupts = interrupts
         self._show = show
+        self._scrape = scrape
         self._budget_s = scenario.search.budget_s
         self._records: list[StepRecord] = []
         self._results: list[StepResult] = []
@@ -303,9 +317,12 @@ class _Session:
         def watch(view: StepView) -> None:
             self._show(self._progress(step, view.result, view.progress))
 
+        before = self._scrape.read() if self._scrape else None
         result, client, errors = self._fleet.run_step(
             step, is_over, watch=watch, is_abandoned=self._interrupts.is_urgent
         )
+        if self._scrape:
+            result = replace(result, server=between(before, self._scrape.read(), result.counts["ok"]))
         if not self._interrupts and _looks_dead(result) and not self._answers():
             reason = Reason("target", "the target stopped answering: check whether it is still running")
             result = replace(result, reasons=(*result.reasons, reason))

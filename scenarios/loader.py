@@ -10,18 +10,18 @@ import msgspec
 
 from analysis import SLA
 from scenarios.duration import parse_duration_s
-from scenarios.scenario import Scenario, ScenarioError, build, unknown_key
+from scenarios.scenario import Scenario, ScenarioError, build, check_device, unknown_key
 from scenarios.share import parse_share
 
 _FOLDER = Path(__file__).parent
-_DEVICE_KEYS = ("t0_ms", "t1_ms", "jitter_sigma")
+_AFFINE_KEYS = ("t0_ms", "t1_ms", "jitter_sigma")
 _DURATIONS = {
     "target.timeout": "timeout_s",
     "target.re_resolve": "re_resolve_s",
     "load.think": "think_s",
     "search.budget": "budget_s",
 }
-_TARGET_FILES = ("cacert", "cert", "key", "unix_socket", "body_lines")
+_TARGET_FILES = ("cacert", "cert", "key", "unix_socket", "body_lines", "input_data")
 _RENAMED = {f"{key.partition('.')[0]}.{field}": key for key, field in _DURATIONS.items()}
 _FILE_KEYS = {**_RENAMED, "slas": "sla"}
 _TABLES = ("target", "expect", "server", "load", "sla", "search")
@@ -61,21 +61,18 @@ def load(
     return build(_laid_over(plain, flags), "command line", _FILE_KEYS | names)
 
 
-def device(name_or_path: str) -> dict[str, float]:
+def device(name_or_path: str) -> dict[str, Any]:
     """Read a device profile: a bundled one by its name, or a file.
 
     Returns:
-        The server settings that describe the device: t0_ms, t1_ms, jitter_sigma.
+        What the file says, validated, under the names of `Device`'s fields.
 
     Raises:
         ScenarioError: There is no such file, it is no TOML, or a rule is broken.
     """
     path = _find(name_or_path, _FOLDER / "devices", "device")
     profile = _read_toml(path)
-    for key in profile:
-        if key not in _DEVICE_KEYS:
-            raise ScenarioError(f"{path.name}: {unknown_key(key, list(_DEVICE_KEYS))}")
-    build({"name": path.stem, "server": profile}, path.name, {f"server.{key}": key for key in _DEVICE_KEYS})
+    check_device(profile, path.name)
     return profile
 
 
@@ -177,12 +174,20 @@ def _plain(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         load_table["replay"] = read_due_times(path.parent / name)
     if load_table.get("workers") == "auto":
         del load_table["workers"]
-    if "device" in server:
-        profile = device(_text(server.pop("device"), f"{path.name}: server.device"))
-        plain["server"] = {**profile, **server}
+    if isinstance(server.get("device"), str):
+        plain["server"] = _with_device(server, device(server["device"]))
     if "sla" in plain:
         plain["slas"] = _slas(plain.pop("sla"), path.name)
     return plain
+
+
+def _with_device(server: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a profile into the server's settings, which win; one of three numbers needs no table of its own."""
+    others = {key: value for key, value in server.items() if key != "device"}
+    if profile.keys() <= {*_AFFINE_KEYS, "source"}:
+        return {**{key: value for key, value in profile.items() if key != "source"}, **others}
+    own = {key: others.pop(key) for key in _AFFINE_KEYS if key in others}
+    return {**others, "device": {**profile, **own}}
 
 
 def _read_duration(plain: dict[str, Any], field: str, key: str, source: str) -> None:

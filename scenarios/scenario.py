@@ -12,15 +12,17 @@ import msgspec
 from msgspec import Meta
 
 from analysis import SLA
+from scenarios.device import Device
 from scenarios.expect import Expect
 from scenarios.legal import check_headers, check_method, check_url
+from scenarios.protocol import completed, protocol_of
 
 _MAX = 1e9  # every number is finite: TOML knows inf and nan, a load does not
 Positive = Annotated[float, Meta(gt=0, le=_MAX)]
 NotNegative = Annotated[float, Meta(ge=0, le=_MAX)]
 AtLeastOne = Annotated[int, Meta(ge=1, le=10**6)]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
-BODY_KEYS = ("body", "body_lines", "body_template")
+BODY_KEYS = ("body", "body_lines", "body_template", "input_data")
 
 
 class ScenarioError(ValueError):
@@ -32,12 +34,16 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         url: http://host:port/path, never with a login in it; None: the embedded reference server.
+        protocol: Of the URL; None only with the embedded server. "kserve": without a body the inputs are made from what
+            the model says of itself.
         method: None only with the embedded server, whose own request is then sent.
         headers: By name, as given.
-        body: Of every request. At most one of this and the next two is given; none: no body.
+        body: Of every request. At most one of this and the next three is given; none: no body.
         body_lines: Path of a file with a JSON body on each line, sent in turn, round and round.
         body_template: Jinja text that is rendered with random fields, once for each request (see `loadgen.bodies`).
+        input_data: Path of a file of inputs in perf_analyzer's JSON form, for "kserve" only.
         shuffle: Send the lines in a random order, another one each time round.
+        metrics_url: Where the server tells of itself in Prometheus' text format; None: where its protocol says.
         timeout_s: Of one request from its due time, seconds; None: 10 times the slowest SLA, at least 2 s.
         cacert: File of the authorities whose certificates are trusted; None: those that the system trusts.
         insecure: Take any certificate.
@@ -48,12 +54,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     url: str | None = None
+    protocol: Literal["kserve", "torchserve", "http"] | None = None
     method: str | None = None
     headers: dict[str, str] = {}
     body: bytes | None = None
     body_lines: str | None = None
     body_template: str | None = None
+    input_data: str | None = None
     shuffle: bool = False
+    metrics_url: str | None = None
     timeout_s: Positive | None = None
     cacert: str | None = None
     insecure: bool = False
@@ -65,6 +74,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if self.url is not None:
             check_url(self.url)
+            completed(self.url, self.protocol or "http")
+        if self.metrics_url is not None:
+            check_url(self.metrics_url)
         if self.method is not None:
             check_method(self.method)
         check_headers(self.headers.items())
@@ -76,6 +88,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if len(given) > 1:
             both = " and ".join(f"`{name}`" for name in given)
             raise ValueError(f"{given[1]}: {both} exclude each other: give one of them")
+        if self.input_data is not None and self.protocol != "kserve":
+            raise ValueError("input_data: is for models that speak kserve: give such a URL, or `protocol`")
         if self.shuffle and self.body_lines is None:
             raise ValueError("shuffle: only the lines of `body_lines` can be shuffled: give it, or drop `shuffle`")
 
@@ -145,6 +159,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Name the embedded server's settings; a Scenario holds them as a plain mapping, which the server's process reads.
 
     Attributes:
+        device: A whole device profile, instead of the three numbers that follow.
         t0_ms: Time of a batch, its constant part, milliseconds.
         t1_ms: Time of a batch for every request in it, milliseconds.
         jitter_sigma: Sigma of the lognormal factor on that time.
@@ -155,6 +170,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         max_queue_size: Requests that may wait; one more is answered 503.
     """
 
+    device: Device | None = None
     t0_ms: Annotated[float, Meta(ge=0, le=60_000)] = 8.0
     t1_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1.5
     jitter_sigma: Annotated[float, Meta(ge=0, le=3)] = 0.03
@@ -178,7 +194,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         name: Of the scenario.
         target: Where requests go.
         expect: What a reply must be to count as a success.
-        server: Settings of the embedded server, all of `ServerSettings` present; unused when the target has a URL.
+        server: Settings of the embedded server, all of `ServerSettings` present but for a device that is None; unused
+            when the target has a URL.
         load: How load is made.
         slas: What must hold; empty where neither file nor flag says so.
         search: How well the answer is to be known.
@@ -230,12 +247,22 @@ def build(plain: Mapping[str, Any], source: str, names: Mapping[str, str]) -> Sc
         ScenarioError: A rule is broken.
     """
     table = _convert({"server": plain.get("server", {})}, _ServerTable, source, names)
+    settings = msgspec.to_builtins(table.server)
     whole = {
         **plain,
-        "server": msgspec.to_builtins(table.server),
+        "server": {key: value for key, value in settings.items() if value is not None},
         "target": _with_defaults(plain.get("target", {})),
     }
     return _convert(whole, Scenario, source, names)
+
+
+def check_device(plain: Mapping[str, Any], source: str) -> None:
+    """Check a device profile.
+
+    Raises:
+        ScenarioError: A rule is broken.
+    """
+    _convert(plain, Device, source, {})
 
 
 def _with_defaults(target: Any) -> Any:
@@ -247,11 +274,29 @@ def _with_defaults(target: Any) -> Any:
     if isinstance(url, str) and isinstance(headers, Mapping):
         filled["url"], login = _split_login(url if "://" in url else f"http://{url}")
         headers = headers if _has(headers, "authorization") else {**headers, **login}
+        if filled.get("protocol") is None:
+            filled["protocol"] = _protocol_of(filled["url"])
+        if filled["protocol"] == "kserve":
+            filled["url"], has_body = _completed(filled["url"]), True
     if filled.get("method") is None and (has_body or url is not None):
         filled["method"] = "POST" if has_body else "GET"
     if has_body and isinstance(headers, Mapping) and not _has(headers, "content-type"):
         headers = {**headers, "Content-Type": "application/json"}
     return {**filled, "headers": headers}
+
+
+def _protocol_of(url: str) -> str:
+    try:
+        return protocol_of(url)
+    except ValueError:  # it is no URL, which its own check says better
+        return "http"
+
+
+def _completed(url: str) -> str:
+    try:
+        return completed(url, "kserve")
+    except ValueError:  # the same
+        return url
 
 
 def _has(headers: Mapping[Any, Any], name: str) -> bool:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,21 @@ def script(name: str) -> str:
     if found is None:
         raise NoPeerError(f"{name} is neither in the folder OPFIND_PEERS nor on PATH")
     return str(Path(found).resolve())
+
+
+def python_with(module: str) -> str:
+    """Return a Python that can import a module: this one, or one of the environments in PEERS (default ~/peers).
+
+    Raises:
+        NoPeerError: None can.
+    """
+    folder = Path(os.environ.get("PEERS") or Path.home() / "peers")
+    for python in (Path(sys.executable), *sorted(folder.glob("*/bin/python"))):
+        command = [str(python), "-c", f"import {module}"]
+        with contextlib.suppress(OSError):
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return str(python)
+    raise NoPeerError(f"no Python here or in {folder} can import {module}")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 DATA: dict[str, list[str]] = PROJECT["tool"]["setuptools"]["package-data"]
 _NO_PACKAGE = {"tests"}
-_IMPORT_NAMES = {"hdrhistogram": "hdrh", "prometheus-client": "prometheus_client"}
+_IMPORT_NAMES = {"hdrhistogram": "hdrh", "prometheus-client": "prometheus_client", "protobuf": "google"}
 
 
 def _folder(package: str) -> Path:

@@ -1,16 +1,21 @@
 """The README's commands are run as they stand there; the two long ones by `nox -s readme`."""
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from loadgen.server.model_config import ModelConfig
 from tests.fake_target import fake_target, free_port
+from tests.loadgen.server.serving import QUICK, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +26,19 @@ SHORT = [line for line in COMMANDS if line.startswith("opfind ")]
 def arguments_of(line: str, base: str) -> list[str]:
     """Return a command's words with the README's server replaced by a test's."""
     path = "/outputs" if "--expect-json" in line else "/slow/5"
-    return [word.replace("http://127.0.0.1:8000/predict", base + path) for word in shlex.split(line)[1:]]
+    words = [re.sub(r"http://127.0.0.1:8000/predict$", base + path, word) for word in shlex.split(line)[1:]]
+    return [word.replace("http://127.0.0.1:8000", base) for word in words]
+
+
+@contextlib.contextmanager
+def target_of(line: str) -> Iterator[str]:
+    """Run what a command asks: a model server where it names a model, else a small target; yield its base."""
+    if "/bert" in line:
+        with serving(ModelConfig(name="bert", device=QUICK, max_queue_delay_us=0)) as server:
+            yield f"http://127.0.0.1:{server.port}"
+    else:
+        with fake_target() as target:
+            yield target.base
 
 
 def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
@@ -36,6 +53,11 @@ def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
 def _write_inputs(folder: Path) -> None:
     """Write the files that the commands name."""
     (folder / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
+    (folder / "inputs.json").write_text('{"data": [{"INPUT0": [1, 2]}]}', encoding="utf-8")
+    shutil.copytree(ROOT / "tests" / "loadgen" / "server" / "models", folder / "models")
+    (folder / "server.toml").write_text(
+        "\n".join(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)), encoding="utf-8"
+    )
     (folder / "requests.jsonl").write_text('{"inputs": [1]}\n{"inputs": [2, 3]}\n', encoding="utf-8")
 
 
@@ -43,10 +65,10 @@ def _write_inputs(folder: Path) -> None:
 def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
     """Each `opfind run` of the README gives an answer, here on a small budget."""
     _write_inputs(tmp_path)
-    with fake_target() as target:
+    with target_of(line) as base:
         bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
         bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
-        with opfind([*arguments_of(line, target.base), *bounds, "--budget", "6s"], tmp_path) as process:
+        with opfind([*arguments_of(line, base), *bounds, "--budget", "6s"], tmp_path) as process:
             stdout, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 1, 3, 4), stderr
     assert "search stopped" in (stdout + stderr).lower() or '"verdict"' in stdout
@@ -55,9 +77,10 @@ def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [line for line in SHORT if " load " in line])
 def test_a_load_command_loads(line: str, tmp_path: Path) -> None:
     """Each `opfind load` of the README prints the spectrum, here of a short and gentle load."""
-    with fake_target() as target:
+    _write_inputs(tmp_path)
+    with target_of(line) as base:
         gentle = ["--users", "4"] if "--users" in line else ["--rate", "50"]  # the last one counts
-        with opfind([*arguments_of(line, target.base), *gentle, "-d", "1s"], tmp_path) as process:
+        with opfind([*arguments_of(line, base), *gentle, "-d", "1s"], tmp_path) as process:
             stdout, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 4), stderr
     assert "from due" in stdout
@@ -66,7 +89,9 @@ def test_a_load_command_loads(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [line for line in SHORT if " serve" in line])
 def test_the_serve_command_serves(line: str, tmp_path: Path) -> None:
     """`opfind serve` says where it listens, and ends with exit code 0 when asked to."""
+    _write_inputs(tmp_path)
     words = [str(free_port()) if word == "8000" else word for word in arguments_of(line, "")]
+    words += [] if "--port" in words else ["--port", "0"]
     with opfind(words, tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("listening on http://127.0.0.1:")

@@ -10,7 +10,7 @@ from analysis import Outcome, Step, StepProgress, StepResult
 from loadgen.arrivals import Arrivals, Constant, Gamma, Poisson
 from loadgen.server.config import ServerConfig
 from loadgen.server.job import Job
-from loadgen.server.simulated_gpu import RunningBatch
+from loadgen.server.sharing import RunningBatch
 
 Overloaded = Callable[[StepProgress], bool]
 _Running = tuple[RunningBatch, list[Job]]

@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
             Thread(target=_end_with_stdin, name="watch-stdin", daemon=True).start()
         shown_host = f"[{options.host}]" if ":" in options.host else options.host
         serve(
-            config,
+            [config.model()],
+            config.limits(),
             host=options.host,
             port=options.port,
             ready=lambda port: print(f"listening on http://{shown_host}:{port}", flush=True),  # noqa: T201 (the contract)

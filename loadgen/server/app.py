@@ -1,129 +1,240 @@
-"""The HTTP face of the server: predict, health, metrics."""
+"""The faces of the server: which path speaks which protocol, and what each answers."""
 
-import json
-from asyncio import AbstractEventLoop, Future
-from typing import Any, NoReturn
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import quote
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
+from loadgen.clock import now_ns
+from loadgen.server import describe, kserve, metrics, plain, torchserve
+from loadgen.server.config import Limits
+from loadgen.server.http import Cancel, Connections, Handle, Request, Response, Send, error
+from loadgen.server.job import RefusedError, Reply
+from loadgen.server.model import Gpus, Model
 
-from loadgen.server.config import ServerConfig
-from loadgen.server.device import Device
-from loadgen.server.instance_group import InstanceGroup
-from loadgen.server.job import FinishedBatch, Reply
-from loadgen.server.metrics import Metrics
-
-
-class _BadRequestError(Exception):
-    """The body is not what `/predict` takes; the message says why in one sentence."""
+_TEXT = b"text/plain"
+_RETRY = b"Retry-After: %d\r\n"
 
 
-class _BatchFailedError(Exception):
-    """The device raised on the batch of this request; the message says what in one sentence."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Face:
+    """Say how a protocol's requests become jobs, and how their replies look.
+
+    Attributes:
+        read: Returns what is asked for: `tensors`, `rows`, `priority`, `timeout_ns`, and whatever `write` needs.
+        write: Returns the reply's body.
+        refuse: Returns the reply that says why there is none.
+    """
+
+    read: Callable[[Request, Model], Any]
+    write: Callable[[Any, Reply, Model], Response]
+    refuse: Callable[[RefusedError], Response]
 
 
 class App:
-    """Serve one model over HTTP.
+    """Serve models over HTTP: KServe v2 with Triton's extensions, TorchServe, and a plain form of our own.
 
-    `POST /predict` takes `{"inputs": ...}` (or nothing, and then `GET` too) and answers
-    `{"outputs": ..., "batch_size": b, "queue_ms": ..., "compute_ms": ...}`. Errors are `{"error": "one sentence"}`:
-    400 for a body that is no such JSON, 413 for one that is too large, 503 with Retry-After for a full queue, 500 for a
-    batch that failed.
-    `GET /healthz` is 200 while every instance runs; `GET /metrics` is for Prometheus.
+    - `GET /v2`, `/v2/health/live`, `/v2/health/ready`, `/v2/models/stats`, `/v2/models/M` with `/ready`, `/config`,
+      `/stats`; `POST /v2/models/M/infer`, `POST /v2/repository/index`; each also with `/versions/1` after M.
+    - `GET /ping`, `/models`, `/models/M`; `POST /predictions/M`.
+    - `POST /predict` takes `{"inputs": ...}` (or nothing, and then `GET` too) for the first model and answers
+      `{"outputs": ..., "batch_size": b, "queue_ms": ..., "compute_ms": ...}`; `GET /healthz` is 200 while every
+      instance runs.
+    - `GET /metrics` is for Prometheus.
+
+    Errors are one sentence, in the form of their protocol: 400 for a body that is not what the model takes, 404, 405,
+    413 for one that is too large, 503 for a full queue (with Retry-After) or a time-out in it, 500 for a batch that
+    failed.
+
+    Args:
+        models: At least one, their names different.
+        limits: Of the server.
+        gpus: The simulated devices that the models share, to tell how busy they are.
+        version: Of opfind, for the server's metadata.
     """
 
-    def __init__(self, config: ServerConfig, device: Device, loop: AbstractEventLoop) -> None:
-        self.group = InstanceGroup(
-            config.batcher(),
-            device,
-            instances=config.instances,
-            deliver=lambda batch: loop.call_soon_threadsafe(self._reply, batch),  # one wake-up a batch
-        )
-        self._loop = loop
-        self._max_body_bytes = config.max_body_bytes
-        self._metrics = Metrics(max_batch_size=config.max_batch_size, queue_length=lambda: self.group.waiting)
+    def __init__(self, models: Sequence[Model], limits: Limits, *, gpus: Gpus | None = None, version: str = "") -> None:
+        self.models = {model.config.name: model for model in models}
+        self.connections = Connections(self._handle, limits)
+        self._limits = limits
+        self._version = version
+        self._first = models[0]
+        self._devices = metrics.Devices(gpus or {})
+        self._routes: dict[bytes, dict[bytes, Handle]] = {}
+        self._add_server_routes()
+        for model in models:
+            self._add_model_routes(model)
 
-    def web_app(self) -> web.Application:
-        """Return the aiohttp application."""
-        app = web.Application(client_max_size=self._max_body_bytes)
-        app.router.add_post("/predict", self._predict)
-        app.router.add_get("/predict", self._predict)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._metrics_page)
-        return app
+    @property
+    def ready(self) -> bool:
+        """Say that every model serves."""
+        return all(model.ready for model in self.models.values())
 
-    async def _predict(self, request: web.Request) -> web.Response:
-        try:
-            inputs = _inputs(await request.read()) if request.body_exists else None
-        except _BadRequestError as error:
-            self._metrics.invalid.inc()
-            return _error(400, str(error))
-        except web.HTTPRequestEntityTooLarge:
-            self._metrics.invalid.inc()
-            return _error(413, f"The body is larger than {self._max_body_bytes} bytes.")
-        answered: Future[Reply] = self._loop.create_future()
-        if not self.group.submit(inputs, answered):
-            self._metrics.refused.inc()
-            return _error(503, "The queue is full; try again later.", headers={"Retry-After": "1"})
-        try:
-            reply = await answered
-        except _BatchFailedError as error:
-            return _error(500, str(error))
-        answer = {
-            "outputs": reply.outputs,
-            "batch_size": reply.batch_size,
-            "queue_ms": reply.queue_ns / 1e6,
-            "compute_ms": reply.compute_ns / 1e6,
+    def drain(self) -> None:
+        """Refuse what is new."""
+        for model in self.models.values():
+            model.drain()
+        self.connections.drain()
+
+    def _add_server_routes(self) -> None:
+        get: dict[str, Callable[[], Response]] = {
+            "/v2": lambda: _json(describe.server_metadata(self._version)),
+            "/v2/health/live": Response,
+            "/v2/health/ready": lambda: Response(status=200 if self.ready else 400),
+            "/v2/models/stats": lambda: self._stats(self.models.values()),
+            "/ping": lambda: _json(torchserve.health(is_healthy=self.ready), 200 if self.ready else 500),
+            "/models": lambda: _json(torchserve.models([model.config for model in self.models.values()])),
+            "/healthz": lambda: _json({"ready": self.ready}, 200 if self.ready else 503),
+            "/metrics": self._metrics_page,
         }
-        return web.Response(body=_ENCODE(answer).encode(), content_type="application/json")
+        for path, answer in get.items():
+            self._route("GET", path, _now(answer))
+        self._route("POST", "/v2/repository/index", _now(self._index))
+        face = _Face(read=plain.read, write=plain.write, refuse=_refused)
+        for method in ("GET", "POST"):
+            self._route(method, "/predict", partial(self._infer, self._first, face))
 
-    async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002 (aiohttp's signature)
-        ready = self.group.ready
-        return web.json_response({"ready": ready}, status=200 if ready else 503)
+    def _add_model_routes(self, model: Model) -> None:
+        config, name = model.config, quote(model.config.name, safe="")
+        face = _Face(read=_read_kserve, write=_write_kserve, refuse=_refused)
+        for base in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{kserve.VERSION}"):
+            self._route("GET", base, _now(lambda: _json(describe.model_metadata(config))))
+            self._route("GET", f"{base}/ready", _now(lambda: Response(status=200 if model.ready else 400)))
+            self._route("GET", f"{base}/config", _now(lambda: _json(describe.model_config(config))))
+            self._route("GET", f"{base}/stats", _now(lambda: self._stats([model])))
+            self._route("POST", f"{base}/infer", partial(self._infer, model, face))
+        face = _Face(read=torchserve.read, write=torchserve.write, refuse=torchserve.refused)
+        for path in (f"/predictions/{name}", f"/predictions/{name}/1.0"):
+            for method in ("GET", "POST", "PUT"):
+                self._route(method, path, partial(self._infer, model, face))
+        self._route("GET", f"/models/{name}", _now(lambda: _json([torchserve.model(config, is_ready=model.ready)])))
 
-    async def _metrics_page(self, request: web.Request) -> web.Response:  # noqa: ARG002 (aiohttp's signature)
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def _route(self, method: str, path: str, handle: Handle) -> None:
+        self._routes.setdefault(path.encode(), {})[method.encode()] = handle
 
-    def _reply(self, batch: FinishedBatch) -> None:
-        """Hand a batch's outputs to the requests that wait for them."""
-        self._metrics.finished(batch)
-        rows, compute_ns = batch.rows, batch.end_ns - batch.start_ns
-        for index, job in enumerate(batch.jobs):
-            if job.reply is None or job.reply.done():  # done: the shutdown's bound has cancelled it
-                continue
-            if isinstance(batch.outputs, Exception):
-                job.reply.set_exception(_BatchFailedError(f"The batch failed with {type(batch.outputs).__name__}."))
-                continue
-            job.reply.set_result(
-                Reply(
-                    outputs=batch.outputs[index],
-                    batch_size=rows,
-                    queue_ns=batch.start_ns - job.arrived_ns,
-                    compute_ns=compute_ns,
-                )
-            )
+    def _handle(self, request: Request, send: Send) -> Cancel | None:
+        """Answer a request; a defect of ours ends as a 500, never as a connection that hangs."""
+        path = request.path
+        methods = self._routes.get(path) or self._routes.get(path.rstrip(b"/"))
+        if methods is None:
+            send(_missing(path.decode("latin-1")))
+            return None
+        handle = methods.get(request.method)
+        if handle is None:
+            allowed = b"Allow: %s\r\n" % b", ".join(methods)
+            send(error(405, f"The method {request.method.decode()} is not allowed here.", allowed))
+            return None
+        try:
+            return handle(request, send)
+        except Exception as defect:  # noqa: BLE001 (whatever it is, its sender is told, and the server lives)
+            send(error(500, f"The server failed with {type(defect).__name__}."))
+            return None
+
+    def _infer(self, model: Model, face: _Face, request: Request, send: Send) -> Cancel | None:
+        try:
+            _decompress(request, self._limits.max_body_bytes)
+            asked = face.read(request, model)
+        except RefusedError as why:
+            model.statistics.fail("OTHER", now_ns() - request.began_ns)
+            send(face.refuse(why))
+            return None
+
+        def reply(answer: Reply | RefusedError) -> None:
+            began_ns = now_ns()
+            try:
+                response = face.refuse(answer) if isinstance(answer, RefusedError) else face.write(asked, answer, model)
+            except RefusedError as why:
+                response = face.refuse(why)
+            send(response)
+            model.statistics.stages["serialise"].add(now_ns() - began_ns)
+
+        try:
+            job = model.submit(
+                asked.tensors, reply, rows=asked.rows, began_ns=request.began_ns, priority=asked.priority,
+                timeout_ns=asked.timeout_ns,
+            )  # fmt: skip
+        except RefusedError as why:
+            send(face.refuse(why))
+            return None
+        return partial(model.cancel, job)
+
+    def _stats(self, models: Any) -> Response:
+        return _json({"model_stats": [describe.model_statistics(model.config, model.statistics) for model in models]})
+
+    def _index(self) -> Response:
+        return _json([
+            {"name": model.config.name, "version": kserve.VERSION, "state": "READY" if model.ready else "UNAVAILABLE"}
+            for model in self.models.values()
+        ])  # fmt: skip
+
+    def _metrics_page(self) -> Response:
+        return Response(metrics.exposition(list(self.models.values()), self._devices), 200, metrics.CONTENT_TYPE)
 
 
-def _inputs(body: bytes) -> Any:
-    """Return the inputs that a request's body gives, None where it gives none."""
-    if not body:
-        return None
+def _now(answer: Callable[[], Response]) -> Handle:
+    """Return a handler that answers at once."""
+
+    def handle(_: Request, send: Send) -> None:
+        send(answer())
+
+    return handle
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(kserve.dump_json(value), status)
+
+
+def _refused(why: RefusedError) -> Response:
+    retry = why.retry_after_s
+    return error(why.status, str(why), b"" if retry is None else _RETRY % retry)
+
+
+def _missing(path: str) -> Response:
+    """Say what is not there, in the protocol that the path belongs to."""
+    parts = path.split("/")
+    if path.startswith("/v2/models/") and parts[3]:
+        version = f" version {parts[5]}" if parts[4:5] == ["versions"] and len(parts) > 5 else ""
+        return error(404, f"Request for unknown model: '{parts[3]}'{version} is not found")
+    if path.startswith(("/predictions/", "/models/")) and parts[2]:
+        return torchserve.not_found(parts[2])
+    return error(404, f"There is nothing at {path}.")
+
+
+def _decompress(request: Request, most_bytes: int) -> None:
+    """Replace a compressed body by what it holds.
+
+    Raises:
+        RefusedError: It is damaged, holds too much, or is compressed in another way than gzip or deflate.
+    """
+    encoding = request.headers.get(b"content-encoding")
+    if encoding is None or encoding == b"identity":
+        return
+    if encoding not in (b"gzip", b"deflate"):
+        raise RefusedError(415, "The body's Content-Encoding is none of gzip, deflate and identity.")
+    engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two
     try:
-        message = _DECODE(body.decode())
-        if isinstance(message, dict):
-            return message.get("inputs")
-    except (ValueError, RecursionError) as error:
-        raise _BadRequestError("The body is not JSON.") from error
-    raise _BadRequestError('The body is not a JSON object such as {"inputs": [1, 2]}.')
+        request.body = engine.decompress(request.body, most_bytes + 1)
+    except zlib.error:
+        raise RefusedError(400, "The body is not compressed as its Content-Encoding says.") from None
+    if len(request.body) > most_bytes:
+        raise RefusedError(413, f"The body is larger than {most_bytes} bytes.")
+    if not engine.eof:
+        raise RefusedError(400, "The body is compressed, and cut off.")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _read_kserve(request: Request, model: Model) -> kserve.Infer:
+    length = request.headers.get(b"inference-header-content-length")
+    return kserve.parse_infer(request.body, length, model.config)
 
 
-_DECODE = json.JSONDecoder(parse_constant=_refuse_constant).decode  # NaN and Infinity are no JSON
-_ENCODE = json.JSONEncoder(check_circular=False).encode
-
-
-def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": sentence}, status=status, headers=headers)
+def _write_kserve(asked: kserve.Infer, reply: Reply, model: Model) -> Response:
+    outputs = reply.outputs
+    if model.config.is_simulated:
+        outputs = kserve.echo(outputs, asked.rows, model.config)
+    body, head_bytes = kserve.render_infer(asked, outputs, model.config)
+    if head_bytes is None:
+        return Response(body)
+    extra = b"Inference-Header-Content-Length: %d\r\n" % head_bytes
+    return Response(body, 200, b"application/octet-stream", extra)

@@ -7,7 +7,12 @@ from typing import Any, Protocol
 
 from loadgen.clock import now_ns
 from loadgen.server.job import Job
-from loadgen.server.simulated_gpu import RunningBatch, SimulatedGpu
+from loadgen.server.sharing import RunningBatch
+from loadgen.server.simulated_gpu import SimulatedGpu
+
+
+class InjectedFailureError(Exception):
+    """The batch failed because the device's profile says that some do."""
 
 
 class Device(Protocol):
@@ -27,22 +32,41 @@ class SimulatedDevice:
     device keeps its own time, as a real one does that has its next batch queued. A thread that wakes 0.1 ms late so
     delivers a reply 0.1 ms late, and costs the device nothing: overshoot never adds up to lost capacity. A batch is
     never reported before its end.
+
+    Args:
+        gpu: The model.
+        lock: Of the device that the model's batches share with others.
+        before_ns: CPU work for each row that the instance does before it starts its batch, nanoseconds.
+        after_ns: The same, after the batch.
     """
 
-    def __init__(self, gpu: SimulatedGpu) -> None:
+    def __init__(
+        self, gpu: SimulatedGpu, lock: "Lock | None" = None, *, before_ns: float = 0.0, after_ns: float = 0.0
+    ) -> None:
         self._gpu = gpu
-        self._lock = Lock()
+        self._lock = lock or Lock()
+        self._before_ns, self._after_ns = before_ns, after_ns
 
     def run(self, jobs: Sequence[Job], start_ns: int) -> tuple[Sequence[Any], int]:
         """Sleep until the model says that the batch is done."""
+        rows = sum(job.rows for job in jobs)
+        if self._before_ns:
+            start_ns += round(self._before_ns * rows)
+            _sleep_until(start_ns)
         with self._lock:
-            batch = self._gpu.start(start_ns, sum(job.rows for job in jobs))
+            fails = self._gpu.fails()
+            batch = self._gpu.start(start_ns, rows)
         # The end moves when another instance starts a batch, hence the loop. Python sleeps to an absolute monotonic
         # deadline; with the instances' sharpened timers it wakes about 0.1 ms late, so nothing here spins.
         while (left_ns := self._left_ns(batch)) > 0:
             time.sleep(left_ns / 1e9)
         assert batch.ended_ns is not None
-        return [job.inputs for job in jobs], batch.ended_ns
+        end_ns = batch.ended_ns + round(self._after_ns * rows)
+        if self._after_ns:
+            _sleep_until(end_ns)
+        if fails:
+            raise InjectedFailureError
+        return [job.inputs for job in jobs], end_ns
 
     def _left_ns(self, batch: RunningBatch) -> int:
         """Return how long to sleep; at its end, let the batch leave the model."""
@@ -52,3 +76,9 @@ class SimulatedDevice:
                 # Not to `at_ns`: batches of instances whose threads are yet to wake may start before it.
                 self._gpu.advance(end_ns)
             return 0 if batch.ended_ns is not None else max(1, end_ns - at_ns)
+
+
+def _sleep_until(at_ns: int) -> None:
+    left_ns = at_ns - now_ns()
+    if left_ns > 0:
+        time.sleep(left_ns / 1e9)

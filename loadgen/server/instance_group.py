@@ -1,21 +1,20 @@
 import ctypes
 import sys
-from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Condition, Thread
-from typing import Any
 
 from loadgen.clock import now_ns
 from loadgen.server.batcher import Batcher
 from loadgen.server.device import Device
-from loadgen.server.job import FinishedBatch, Job, Reply
+from loadgen.server.in_order import InOrder
+from loadgen.server.job import FinishedBatch, Job
 
 _PR_SET_TIMERSLACK = 29
 _TIMER_SLACK_NS = 1000
 
 
 class InstanceGroup:
-    """Run batches of one queue on N instances: a thread each, over a blocking device.
+    """Run batches of one queue on N instances: a thread each, over blocking devices.
 
     Threads take their batches from the batcher themselves, so the next batch does not wait for an event loop that is
     busy with requests. A batch leaves at the time the policy says (an instance free, and a batch due), not at the time
@@ -23,26 +22,44 @@ class InstanceGroup:
 
     Args:
         batcher: The policy; from now on only the group touches it.
-        device: Shared by all instances.
-        instances: Number of threads.
+        devices: One for each instance; the same one for instances that share it.
         deliver: Called in an instance's thread with each finished batch; must not block or raise.
+        expire: Called in such a thread with jobs whose time ran out in the queue; must not block or raise.
+        preserve_ordering: Deliver in the order in which batches were formed.
     """
 
     def __init__(
-        self, batcher: Batcher, device: Device, *, instances: int, deliver: Callable[[FinishedBatch], object]
+        self,
+        batcher: Batcher,
+        devices: Sequence[Device],
+        *,
+        deliver: Callable[[FinishedBatch], object],
+        expire: Callable[[list[Job]], object] = lambda _: None,
+        preserve_ordering: bool = False,
     ) -> None:
         self._batcher = batcher
-        self._device = device
         self._deliver = deliver
+        self._expire = expire
         self._changed = Condition()
-        self._stopping = False
+        self._stopping = self._draining = False
+        self._taken = 0
+        self._order = InOrder() if preserve_ordering else None
         # Daemons: a batch that outlasts the shutdown's bound must not hold the process.
-        self._threads = [Thread(target=self._work, name=f"instance-{i}", daemon=True) for i in range(instances)]
+        self._threads = [
+            Thread(target=self._work, args=(device,), name=f"instance-{i}", daemon=True)
+            for i, device in enumerate(devices)
+        ]
 
     def start(self) -> None:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
+
+    def drain(self) -> None:
+        """Let what waits leave at once, where it would else wait for ever for a batch to fill up."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """End the threads; what still waits is dropped, and a running batch is waited for at most `timeout_s`."""
@@ -62,53 +79,79 @@ class InstanceGroup:
         """Return the number of jobs in the queue."""
         return len(self._batcher)
 
-    def submit(self, inputs: Any, reply: Future[Reply] | None = None) -> bool:
-        """Queue a job that arrives now; False when the queue is full."""
+    def submit(self, job: Job) -> bool:
+        """Queue a job, which arrives now; False when the queue is full."""
         with self._changed:
             due_ns = self._batcher.due_ns()
             # Its arrival is read under the lock: no batch that has been taken could have contained it.
-            accepted = self._batcher.offer(Job(arrived_ns=now_ns(), inputs=inputs, reply=reply))
+            job.arrived_ns = now_ns()
+            accepted = self._batcher.offer(job)
             if self._batcher.due_ns() != due_ns:  # else whoever waits for that time needs no wake-up
                 self._changed.notify()
         return accepted
 
-    def _work(self) -> None:
-        _sharpen_timers()
+    def cancel(self, job: Job) -> bool:
+        """Take out a job whose sender has left; False when it waits no more."""
+        with self._changed:
+            return self._batcher.cancel(job)
+
+    def _work(self, device: Device) -> None:
+        sharpen_timers()
         free_ns = 0
         while True:
             taken = self._take(free_ns)
             if taken is None:
                 return
-            jobs, start_ns = taken
+            number, jobs, start_ns = taken
             try:
-                outputs, free_ns = self._device.run(jobs, start_ns)
+                outputs, free_ns = device.run(jobs, start_ns)
                 batch = FinishedBatch(jobs=jobs, start_ns=start_ns, end_ns=free_ns, outputs=outputs)
             except Exception as error:  # noqa: BLE001 (whatever a model raises ends its batch, never its instance)
                 free_ns = now_ns()
                 batch = FinishedBatch(jobs=jobs, start_ns=start_ns, end_ns=free_ns, outputs=error)
             if self._stopping:
                 return
-            self._deliver(batch)
+            self._hand_on(number, batch)
 
-    def _take(self, free_ns: int) -> tuple[list[Job], int] | None:
+    def _hand_on(self, number: int, batch: FinishedBatch) -> None:
+        if self._order is None:
+            self._deliver(batch)
+            return
+        with self._changed:  # so that two threads deliver one after the other
+            for released in self._order.add(number, batch):
+                self._deliver(released)
+
+    def _take(self, free_ns: int) -> tuple[int, list[Job], int] | None:
         """Wait for a batch for an instance that is free since `free_ns`; None when the group stops."""
         with self._changed:
             while not self._stopping:
                 due_ns, at_ns = self._batcher.due_ns(), now_ns()
+                if due_ns is None and self._draining and len(self._batcher):
+                    return self._number(), self._batcher.flush(at_ns), max(at_ns, free_ns)
                 if due_ns is None:
                     self._changed.wait()
                 elif due_ns > at_ns:
                     self._changed.wait((due_ns - at_ns) / 1e9)
-                else:
-                    start_ns = max(due_ns, free_ns)
-                    jobs = self._batcher.take(start_ns)
-                    if len(self._batcher):
-                        self._changed.notify()  # another idle instance may be due, or has to wait for what is left
-                    return jobs, start_ns
+                elif taken := self._leave(max(due_ns, free_ns)):
+                    return taken
         return None
 
+    def _leave(self, start_ns: int) -> tuple[int, list[Job], int] | None:
+        """Take what is due; None where it was only a time-out that came."""
+        expired = self._batcher.expire(start_ns)
+        if expired:
+            self._expire(expired)
+        jobs = self._batcher.take(start_ns)
+        if len(self._batcher):
+            self._changed.notify()  # another idle instance may be due, or has to wait for what is left
+        return (self._number(), jobs, start_ns) if jobs else None
 
-def _sharpen_timers() -> None:
+    def _number(self) -> int:
+        self._taken += 1
+        return self._taken - 1
+
+
+def sharpen_timers() -> None:
     """Let this thread's sleeps end some 0.05 ms nearer to their time, by asking for less than the kernel's slack."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)

@@ -1,7 +1,20 @@
-from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+class RefusedError(Exception):
+    """A request is not served; the message is one sentence for its sender.
+
+    Attributes:
+        status: Of the HTTP reply.
+        retry_after_s: When trying again may help, seconds, or None.
+    """
+
+    def __init__(self, status: int, sentence: str, retry_after_s: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -12,13 +25,21 @@ class Job:
         arrived_ns: When it joined the queue, monotonic nanoseconds.
         inputs: What the device computes on.
         rows: How much of a batch it fills, at least 1.
-        reply: Where its answer goes; None where nobody waits for one.
+        priority: Level, 1 the first to be served; 0, or one that is not there, for the model's default.
+        timeout_ns: Longest wait that its sender asks for, or None.
+        expires_ns: When its wait is over, by the queue's policy and what its sender asked for; None: never.
+        began_ns: When the server began to work on it, before any stage; 0 where that is its arrival.
+        reply: Called once, on the event loop, with its answer or with why there is none; None where nobody waits.
     """
 
     arrived_ns: int
     inputs: Any = None
     rows: int = 1
-    reply: Future["Reply"] | None = None
+    priority: int = 0
+    timeout_ns: int | None = None
+    expires_ns: int | None = None
+    began_ns: int = 0
+    reply: "Callable[[Reply | RefusedError], object] | None" = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -43,7 +64,7 @@ class FinishedBatch:
     """Hold a batch that has left the device.
 
     Attributes:
-        jobs: In order of arrival.
+        jobs: In the order in which they were taken.
         start_ns: When the batch took an instance, on the device's own time.
         end_ns: When it left it.
         outputs: One entry a job, or the error that ended the batch.

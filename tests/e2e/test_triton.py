@@ -1,5 +1,6 @@
 """Real Triton, where it can be found (OPFIND_PEERS or PATH): its replies are read right, and the books close."""
 
+import http.client
 import json
 import os
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loadgen.server.model_config import ModelConfig, TensorSpec
+from loadgen.server.profile import DeviceProfile
+from tests.loadgen.server.serving import serving
 from tests.real_peers import BODY, NoPeerError, triton
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,3 +57,40 @@ def test_a_load_on_triton(url: str, tmp_path: Path) -> None:
         service_ns = columns["step01_done_ns"] - columns["step01_sent_ns"]
     assert service_ns.size == 5 * RATE_RPS
     assert service_ns.min() >= 6_000_000  # it sleeps 5 ms + 1 ms for each request of a batch
+
+
+INPUT = {"name": "INPUT0", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+SAME = {
+    "an inference": {"inputs": [INPUT]},
+    "with an id": {"id": "7", "inputs": [INPUT]},
+    "nested data": {"inputs": [{**INPUT, "shape": [2, 4], "data": [[1, 2, 3, 4], [5, 6, 7, 8]]}]},
+    "an output by name": {"inputs": [INPUT], "outputs": [{"name": "OUTPUT0"}]},
+    "a binary output": {"inputs": [INPUT], "outputs": [{"name": "OUTPUT0", "parameters": {"binary_data": True}}]},
+    "an unknown input": {"inputs": [{**INPUT, "name": "X"}]},
+    "an unknown output": {"inputs": [INPUT], "outputs": [{"name": "X"}]},
+}
+
+
+@pytest.mark.parametrize("body", SAME.values(), ids=SAME.keys())
+def test_our_server_answers_what_triton_answers(url: str, body: object) -> None:
+    """To the same request for the same model both give the same status, type and bytes."""
+    model = ModelConfig(
+        name="sim", platform="python", max_batch_size=8, device=DeviceProfile(t0_ms=0, t1_ms=0), max_queue_delay_us=0,
+        inputs=(TensorSpec(name="INPUT0", dims=(4,)),), outputs=(TensorSpec(name="OUTPUT0", dims=(4,)),),
+    )  # fmt: skip
+    sent = json.dumps(body)
+    with serving(model) as server:
+        ours = server.ask("/v2/models/sim/infer", sent)
+        about = server.ask("/v2/models/sim").json()
+    base = url.partition("/v2/")[0]
+    with urllib.request.urlopen(f"{base}/v2/models/sim", timeout=30) as reply:
+        assert json.load(reply) == about
+    connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=30)
+    try:
+        connection.request("POST", "/v2/models/sim/infer", sent)
+        theirs = connection.getresponse()
+        assert (theirs.status, theirs.getheader("Content-Type"), theirs.read()) == (
+            ours.status, ours.headers["content-type"], ours.body,
+        )  # fmt: skip
+    finally:
+        connection.close()

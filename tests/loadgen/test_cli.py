@@ -235,7 +235,10 @@ def test_files_that_cannot_be_written_do_not_hide_the_answer(
         (["load", "--rate", "5", "-d", "3"], "'3' is not a duration"),
         (["load", "--rate", "5", "--require-rps", "3"], "No such option"),
         (["serve", "--port", "99999"], "'99999' is not a port from 0 to 65535"),
-        (["serve", "--device", "nosuch"], "device 'nosuch': there is no such file, and the bundled ones are simulated"),
+        (
+            ["serve", "--device", "nosuch"],
+            "device 'nosuch': there is no such file, and the bundled ones are a100, h200, l4, simulated",
+        ),
         (["fly"], "No such command 'fly'"),
     ],
 )
@@ -336,6 +339,7 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
             """--sla-p99 --sla --error-budget --mode --arrivals --seed --precision --budget --timeout --start-rps
             --max-rps --max-users --connections --workers --method -H --header --body --scenario --require-rps
             --plan-rps --cacert --insecure --cert --key --unix-socket --re-resolve
+            --protocol --input-data --metrics-url
             --body-lines --shuffle --body-template --expect-status --expect-body-regex --expect-json
             -o --output --json""",
         )
@@ -548,15 +552,51 @@ def test_serve_hands_the_profile_to_the_server(
 
     seen: list[Any] = []
 
-    def fake_serve(config: Any, *, host: str, port: int, ready: Callable[[int], None]) -> None:
-        seen.append((config.t0_ms, host, port))
+    def fake_serve(
+        models: Any, limits: Any, *, host: str, port: int, ready: Callable[[int], None], version: str
+    ) -> None:
+        seen.append((models[0].device.t0_ms, host, port))
         ready(4321)
 
     monkeypatch.setattr(serve_module, "serve", fake_serve)
     (tmp_path / "slow.toml").write_text("t0_ms = 99.0\n")
     assert main(["serve", "--host", "::1", "--port", "0", "--device", str(tmp_path / "slow.toml")]) == 0
     assert seen == [(99.0, "::1", 0)]
-    assert capsys.readouterr().out == "listening on http://[::1]:4321\n"
+    assert capsys.readouterr() == ("listening on http://[::1]:4321\n", "")
+    assert main(["serve", "--host", "0.0.0.0", "--device", str(tmp_path / "slow.toml")]) == 0
+    assert "0.0.0.0 is not this machine alone" in capsys.readouterr().err
+    assert main(["serve", "--host", "localhost"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_serve_reads_one_configuration_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A model repository and a server.toml are served as they are; what is ignored is said; two sources are refused."""
+    from loadgen.server import serve as serve_module
+
+    seen: list[Any] = []
+    monkeypatch.setattr(serve_module, "serve", lambda models, limits, **_: seen.append((models, limits)))
+    (tmp_path / "repository" / "a").mkdir(parents=True)
+    (tmp_path / "repository" / "a" / "config.pbtxt").write_text("max_batch_size: 8 optimization { graph { level: 1 } }")
+    (tmp_path / "server.toml").write_text('[limits]\nmax_connections = 7\n[[models]]\nname = "b"\ndevice = "simulated"')
+    assert main(["serve", "--model-repository", str(tmp_path / "repository")]) == 0
+    assert "ignored, because this server has no such thing: optimization" in capsys.readouterr().err
+    assert main(["serve", "--config", str(tmp_path / "server.toml")]) == 0
+    assert [(models[0].name, limits.max_connections) for models, limits in seen] == [("a", 10_000), ("b", 7)]
+    assert main(["serve", "--config", "x", "--device", "y"]) == 2
+    assert "give only one of" in capsys.readouterr().err
+    assert main(["serve", "--model-repository", str(tmp_path)]) == 2
+    assert "holds no model" in capsys.readouterr().err
+    assert main(["serve", "--config", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml cannot be read" in capsys.readouterr().err
+
+
+def test_profiling_needs_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without torch the command says how to get it."""
+    monkeypatch.setitem(sys.modules, "loadgen.server.torch_profile", None)
+    assert main(["profile-device"]) == 2
+    assert "profile-device needs torch: pip install 'opfind[gpu]'" in capsys.readouterr().err
 
 
 def test_a_load_goes_to_the_session_and_its_answer_to_standard_output(

@@ -32,6 +32,11 @@ from loadgen import flags
         (flags.header, "A: b: c ", ("A", "b: c")),
         (flags.header, "A:", ("A", "")),
         (flags.folder, "a/b", Path("a/b")),
+        (flags.path, "a/b", Path("a/b")),
+        (flags.sizes, "1,2,8", (1, 2, 8)),
+        (flags.place, "cpu", None),
+        (flags.place, "3", 3),
+        (flags.place, "cuda:0", 0),
     ],
 )
 def test_reads(read: Callable[[str], Any], text: str, value: Any) -> None:
@@ -43,6 +48,9 @@ def test_reads(read: Callable[[str], Any], text: str, value: Any) -> None:
     ("read", "texts"),
     [
         (flags.duration_s, ["0s", "3", "-1s", ""]),
+        (flags.path, [""]),
+        (flags.sizes, ["", "1", "2,1", "1,1", "0,1", "1,x", "1,,2", "1,1234567"]),
+        (flags.place, ["", "gpu", "cuda:", "-1", "99"]),
         (flags.share, ["1", "100%", "-1", "x", "nan", ""]),
         (flags.precision, ["0", "0%"]),
         (flags.rate_rps, ["0", "-5", "inf", "nan", "1e12", "1e999", "0e5", "1e", "e5", "x"]),

@@ -4,11 +4,15 @@ import pytest
 
 from loadgen.server.batcher import Batcher
 from loadgen.server.job import Job
+from loadgen.server.waiting import QueuePolicy, Waiting
 
 
-def batcher(*, size: int = 4, delay: int = 10, queue: int = 100, preferred: tuple[int, ...] = ()) -> Batcher:
+def batcher(
+    *, size: int = 4, delay: int | None = 10, queue: int = 100, preferred: tuple[int, ...] = (), levels: int = 1
+) -> Batcher:
     """Return a batcher; times are plain numbers."""
-    return Batcher(max_batch_size=size, max_queue_delay_ns=delay, max_queue_size=queue, preferred_sizes=preferred)
+    waiting = Waiting(QueuePolicy(max_queue_size=queue), levels=levels, default_level=levels)
+    return Batcher(waiting, max_batch_size=size, max_queue_delay_ns=delay, preferred_sizes=preferred)
 
 
 def fill(policy: Batcher, *arrivals: int, rows: int = 1) -> None:
@@ -47,6 +51,8 @@ CASES = {
     "below every preferred size the delay counts": Case(arrivals=(1, 2), free=0, leaves=11, takes=2, preferred=(3,)),
     "rows count, not jobs": Case(arrivals=(1, 2, 3), free=0, leaves=2, takes=2, rows=2),
     "a job that would overflow stays": Case(arrivals=(1, 2), free=0, leaves=2, takes=1, rows=3),
+    "between two preferred sizes it waits": Case(arrivals=(1,), free=0, leaves=11, takes=1, preferred=(2, 4), rows=3),
+    "more than every preferred size leaves": Case(arrivals=(1,), free=0, leaves=1, takes=1, preferred=(2,), rows=3),
 }
 
 
@@ -89,6 +95,59 @@ def test_zero_delay_sends_whatever_waits() -> None:
     fill(policy, 3, 4)
     assert policy.due_ns() == 3
     assert len(policy.take(9)) == 2
+
+
+def test_zero_delay_keeps_to_preferred_sizes() -> None:
+    """Without a delay what waits leaves in the largest preferred size, and at once in any size where there is none."""
+    policy = batcher(delay=0, size=8, preferred=(2, 4))
+    fill(policy, 1, 2, 3, 4, 5, 6, 7)
+    assert len(policy.take(9)) == 4
+    assert len(policy.take(9)) == 2
+    assert len(policy.take(9)) == 1
+
+
+def test_static_batching_sends_full_batches_only() -> None:
+    """With an endless delay a batch leaves when it is full, and what is left at the end only when it is flushed."""
+    policy = batcher(delay=None)
+    fill(policy, 1, 2, 3)
+    assert policy.due_ns() is None
+    assert policy.take(10**9) == []
+    fill(policy, 4, 5)
+    assert policy.due_ns() == 4
+    assert [len(policy.take(4)), len(policy.take(10**9)), len(policy.flush(10**9)), len(policy)] == [4, 0, 1, 0]
+
+
+def test_no_batching_sends_each_job_alone() -> None:
+    """A largest size of one sends job by job, also those of several rows."""
+    policy = batcher(size=1, delay=0)
+    fill(policy, 1, 2, rows=3)
+    assert [policy.due_ns(), len(policy.take(5)), policy.due_ns(), len(policy.take(5))] == [1, 1, 2, 1]
+
+
+def test_cancelled_job_leaves_its_place() -> None:
+    """A job whose sender has left is in no batch, does not make one full, and makes room in the queue."""
+    policy = batcher(queue=4)
+    jobs = [Job(arrived_ns=at) for at in (1, 2, 3, 4)]
+    assert all(map(policy.offer, jobs))
+    assert policy.due_ns() == 4
+    assert policy.cancel(jobs[0])
+    assert not policy.cancel(jobs[0])
+    assert policy.due_ns() == 12
+    assert policy.offer(Job(arrived_ns=5))
+    assert policy.due_ns() == 5
+    assert [job.arrived_ns for job in policy.take(5)] == [2, 3, 4, 5]
+    assert not policy.cancel(jobs[1])
+
+
+def test_a_job_of_higher_priority_takes_the_place_of_one_that_was_ready() -> None:
+    """Where a preferred size was there and a job came before it, the batch is formed anew."""
+    policy = batcher(size=8, preferred=(2, 8), levels=2)
+    fill(policy, 1, rows=2)
+    assert policy.due_ns() == 1
+    assert policy.offer(Job(arrived_ns=3, rows=1, priority=1))
+    assert policy.take(4) == []
+    assert policy.due_ns() == 11
+    assert [job.rows for job in policy.take(11)] == [1, 2]
 
 
 def test_full_queue_refuses() -> None:

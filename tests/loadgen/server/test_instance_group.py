@@ -36,7 +36,7 @@ def running(config: ServerConfig, device: Device | None = None) -> Iterator[tupl
     """Run a group on a config's policies, by default over its simulated device."""
     finished = Finished()
     group = InstanceGroup(
-        config.batcher(), device or SimulatedDevice(config.gpu()), instances=config.instances, deliver=finished
+        config.batcher(), [device or SimulatedDevice(config.gpu())] * config.instances, deliver=finished
     )
     group.start()
     try:
@@ -48,7 +48,7 @@ def running(config: ServerConfig, device: Device | None = None) -> Iterator[tupl
 def submit(group: InstanceGroup, count: int) -> None:
     """Queue jobs that arrive now."""
     for index in range(count):
-        assert group.submit(index)
+        assert group.submit(Job(arrived_ns=0, inputs=index))
 
 
 def wait(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -156,7 +156,7 @@ def test_full_queue_refuses_and_stop_ends_the_threads() -> None:
         submit(group, 1)
         busy.wait(20)
         submit(group, 2)
-        assert not group.submit(None)
+        assert not group.submit(Job(arrived_ns=0))
         assert group.waiting == 2
         release.set()
         wait(lambda: finished.jobs == 3)

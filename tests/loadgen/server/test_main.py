@@ -9,8 +9,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.error import HTTPError
 
 import pytest
+
+from tests.loadgen.server.serving import until
 
 ONE_AT_A_TIME = {"t1_ms": 0, "max_batch_size": 1, "max_queue_delay_us": 0}
 PIPE = subprocess.PIPE
@@ -48,7 +51,7 @@ def test_signal_finishes_what_was_accepted(number: signal.Signals) -> None:
     config = {**ONE_AT_A_TIME, "t0_ms": 300}
     with server(config) as (process, address), ThreadPoolExecutor() as pool:
         answers = [pool.submit(get, address, "/predict") for _ in range(2)]
-        while b"queue_length 1.0" not in get(address, "/metrics")[1]:
+        while b'pending_request_count{model="default",version="1"} 1.0' not in get(address, "/metrics")[1]:
             assert not answers[0].done()
         process.send_signal(number)
         assert [answer.result()[0] for answer in answers] == [200, 200]
@@ -60,7 +63,7 @@ def test_drain_is_bounded() -> None:
     config = {**ONE_AT_A_TIME, "t0_ms": 60_000, "drain_s": 0.1}
     with server(config) as (process, address), ThreadPoolExecutor() as pool:
         answers = [pool.submit(get, address, "/predict") for _ in range(2)]
-        while b"queue_length 1.0" not in get(address, "/metrics")[1]:
+        while b'pending_request_count{model="default",version="1"} 1.0' not in get(address, "/metrics")[1]:
             assert not answers[0].done()
         process.terminate()
         assert ended(process) == (0, "")
@@ -70,10 +73,37 @@ def test_drain_is_bounded() -> None:
 def test_end_of_stdin_ends_the_server() -> None:
     """With --watch-stdin the server ends when its parent closes the pipe, so it never outlives it."""
     with server({}, "--watch-stdin") as (process, address):
-        assert get(address, "/healthz") == (200, b'{"ready": true}')
+        assert get(address, "/healthz") == (200, b'{"ready":true}')
         assert process.stdin is not None
         process.stdin.close()
         assert ended(process) == (0, "")
+
+
+def _is_served(address: str) -> bool:
+    try:
+        return get(address, "/healthz")[0] == 200
+    except HTTPError:
+        return False
+
+
+def test_connections_stay_within_the_limit_on_open_files() -> None:
+    """Where the process may open few files only, connections beyond them are refused, and the others served."""
+    command = f"ulimit -n 64; exec {sys.executable} -m loadgen.server --port 0"
+    with subprocess.Popen(["bash", "-c", command], stdout=PIPE, stderr=PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().removeprefix("listening on ").strip()
+            port = int(address.rpartition(":")[2])
+            held = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(32)]
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as refused:
+                assert refused.recv(1000).startswith(b"HTTP/1.1 503 Service Unavailable")
+            for connection in held:
+                connection.close()
+            until(lambda: _is_served(address))
+            process.terminate()
+            assert ended(process) == (0, "")
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

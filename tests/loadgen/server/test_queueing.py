@@ -121,6 +121,17 @@ def test_full_queue_shows_as_failures() -> None:
     assert sum(result.counts.values()) == result.offered
 
 
+def test_overload_is_shed_and_costs_no_goodput() -> None:
+    """At three times its capacity for a minute the server answers at its capacity, none later than its queue is long.
+
+    The queue of 128 is four batches of 32, each 56 ms; before them there may be one that has just begun.
+    """
+    result = VirtualServer(ServerConfig(max_queue_size=128)).run_step(open_step(3 * 571, 60))
+    answered = result.outcome == Outcome.OK
+    assert answered.sum() / 60 >= 0.95 * 571
+    assert result.response_ns[answered].max() < 6 * 0.056e9
+
+
 def test_same_seed_same_result() -> None:
     """A virtual run is a function of its seeds."""
     first, second = (VirtualServer().run_step(open_step(300, 20)) for _ in range(2))

@@ -4,12 +4,13 @@ from itertools import islice, repeat
 import numpy as np
 import pytest
 
+from loadgen.server.profile import DeviceProfile
 from loadgen.server.simulated_gpu import SimulatedGpu, lognormal_noise
 
 
 def gpu(*, t0: float = 800.0, t1: float = 100.0, noise: Iterator[float] | None = None) -> SimulatedGpu:
     """Return a device without jitter, in nanoseconds that are easy to add up."""
-    return SimulatedGpu(t0_ns=t0, t1_ns=t1, noise=noise or repeat(1.0))
+    return SimulatedGpu(DeviceProfile(t0_ms=t0 / 1e6, t1_ms=t1 / 1e6), noise or repeat(1.0))
 
 
 @pytest.mark.parametrize("rows", [1, 8, 32])

@@ -1,0 +1,221 @@
+"""The server's HTTP against clients that are slow, wrong, greedy or hostile."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadgen.server.config import Limits
+from tests.loadgen.server.serving import FAST, Gate, Served, serving, until
+
+TIGHT = Limits(
+    max_body_bytes=1000, max_head_bytes=2000, max_connections=3, head_timeout_s=0.2, body_timeout_s=0.2,
+    idle_timeout_s=0.4,
+)  # fmt: skip
+ASK = b"GET /healthz HTTP/1.1\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def answer(server: Served, sent: bytes) -> bytes:
+    """Send bytes, and return all that comes until the server ends the connection."""
+    with server.connect() as connection:
+        connection.sendall(sent)
+        return to_end(connection)
+
+
+def to_end(connection: socket.socket) -> bytes:
+    """Read until the end of the stream."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@contextmanager
+def tight() -> Iterator[Served]:
+    """Serve within tight limits."""
+    with serving(FAST, limits=TIGHT) as server:
+        yield server
+
+
+def test_connection_is_kept_and_requests_may_follow_at_once() -> None:
+    """Pipelined requests are answered in their order, those that take longer too, on one connection."""
+    with serving() as server, server.connect() as connection:
+        connection.sendall(b"GET /predict HTTP/1.1\r\n\r\n" + ASK * 99 + b"GET /ping HTTP/1.0\r\n\r\n")
+        replies = to_end(connection).split(OK)[1:]
+    assert len(replies) == 101
+    assert b'"outputs"' in replies[0]
+    assert all(b"ready" in reply for reply in replies[1:100])
+    assert b"Connection: close" in replies[100]
+
+
+def test_head_in_pieces_is_a_head() -> None:
+    """A request that comes byte by byte is answered like any other."""
+    with serving() as server, server.connect() as connection:
+        for byte in b"POST /predict HTTP/1.1\r\nContent-Length: 13\r\nConnection: close\r\n\r\n" + b'{"inputs": 5}':
+            connection.sendall(bytes([byte]))
+        assert b'"outputs": 5' in to_end(connection)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 3000, b"431 Request Header Fields Too Large"),
+        (b"GET /" + b"x" * 3000, b"431 Request Header Fields Too Large"),
+        (b"POST /predict HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", b"413 Request Entity Too Large"),
+        (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, b"413 "),
+        (b"POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400 Bad Request"),
+        (b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", b"400 Bad Request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400 Bad Request"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"400 Bad Request"),
+        (b"GET /ping HTTP/1.1\r\nX", b"408 Request Timeout"),
+        (b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n\r\n{", b"408 Request Timeout"),
+    ],
+)
+def test_what_is_too_large_too_slow_or_not_http_is_told_and_ended(sent: bytes, status: bytes) -> None:
+    """The reply says what is wrong, the connection ends, and the server goes on."""
+    with tight() as server:
+        reply = answer(server, sent)
+        assert reply.startswith(b"HTTP/1.1 " + status)
+        assert b"Connection: close" in reply
+        assert server.ask("/healthz").status == 200
+
+
+def test_idle_connection_ends_silently() -> None:
+    """A connection on which nothing is asked ends after its time, without a word, before and after a request."""
+    with tight() as server:
+        assert answer(server, b"") == b""
+        assert answer(server, ASK).endswith(b'{"ready":true}')
+
+
+def test_a_request_that_waits_is_never_timed_out() -> None:
+    """Limits on slow clients do not touch a client that waits for its reply."""
+    gate = Gate()
+    with serving(FAST, limits=TIGHT, device=gate) as server, server.connect() as connection:
+        connection.sendall(b"GET /predict HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert gate.entered.wait(20)
+        time.sleep(0.6)  # more than each of the limits
+        gate.open.set()
+        assert to_end(connection).startswith(OK)
+
+
+def test_too_many_connections_are_refused_until_one_ends() -> None:
+    """Beyond the bound a new connection gets 503 and its end; the open ones go on, and their place is given again."""
+    with tight() as server:
+        held = [server.connect() for _ in range(3)]
+        until(lambda: len(server.app.connections.open) == 3)
+        assert answer(server, b"").startswith(b"HTTP/1.1 503 Service Unavailable")
+        held[0].sendall(ASK)
+        assert held[0].recv(1000).startswith(OK)
+        for connection in held:
+            connection.close()
+        until(lambda: not server.app.connections.open)
+        assert server.ask("/healthz").status == 200
+
+
+def test_a_client_that_does_not_read_is_ended() -> None:
+    """Replies that nobody takes do not pile up: reading stops, and then the connection ends."""
+    body = b'{"inputs": "%s"}' % (b"x" * 900_000)
+    request = b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    limits = Limits(body_timeout_s=0.3, head_timeout_s=0.3)
+    with serving(FAST, limits=limits) as server, server.connect() as connection:
+        connection.settimeout(0.2)
+        with pytest.raises(OSError):  # noqa: PT012 (the server stops reading at some request, and then resets)
+            for _ in range(50):
+                connection.sendall(request)
+        until(lambda: not server.app.connections.open)
+        assert server.ask("/healthz").status == 200
+
+
+def test_continue_is_said_only_where_the_body_may_come() -> None:
+    """A client that asks whether its body is welcome is told to go on, or that it is too large."""
+    with tight() as server:
+        head = b"POST /predict HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: "
+        with server.connect() as connection:
+            connection.sendall(head + b"13\r\n\r\n")
+            assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(b'{"inputs": 5}')
+            assert to_end(connection).startswith(OK)
+        assert answer(server, head + b"1001\r\n\r\n").startswith(b"HTTP/1.1 413")
+
+
+def test_an_offer_to_upgrade_is_ignored() -> None:
+    """A client that offers another protocol gets its reply in this one."""
+    upgrade = b"GET /healthz HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    with serving() as server:
+        assert answer(server, upgrade).startswith(OK)
+
+
+def test_drain_ends_idle_connections_and_finishes_the_others() -> None:
+    """On shutdown an idle connection ends at once, a waiting one after its reply, and a new request gets 503."""
+    gate = Gate()
+    with serving(FAST, device=gate) as server:
+        idle, busy, late = (server.connect() for _ in range(3))
+        busy.sendall(b"GET /predict HTTP/1.1\r\n\r\n")
+        late.sendall(b"GET /predict HTTP/1.1\r\n")
+        assert gate.entered.wait(20)
+        until(lambda: server.app.connections.working == 1 and len(server.app.connections.open) == 3)
+        until(lambda: any(one._request for one in server.app.connections.open))
+        server.call(server.app.drain)
+        assert to_end(idle) == b""
+        late.sendall(b"\r\n")
+        reply = to_end(late)
+        assert reply.startswith(b"HTTP/1.1 503")
+        assert b"shutting down" in reply
+        gate.open.set()
+        reply = to_end(busy)
+        assert reply.startswith(OK)
+        assert b"Connection: close" in reply
+        for connection in (idle, busy, late):
+            connection.close()
+
+
+def test_a_defect_of_ours_is_500() -> None:
+    """Whatever a handler raises, its client is told, and the server lives."""
+    with serving() as server:
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        server.app._routes[b"/broken"] = {b"GET": broken}
+        reply = server.ask("/broken")
+        assert (reply.status, reply.json()) == (500, {"error": "The server failed with ZeroDivisionError."})
+        assert server.ask("/healthz").status == 200
+
+
+_PIECES = st.sampled_from([
+    b"GET /healthz HTTP/1.1\r\n", b"POST /predict HTTP/1.1\r\n", b"POST /v2/models/fast/infer HTTP/1.1\r\n", b"\r\n",
+    b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
+    b"Connection: close\r\n", b"Connection: Upgrade\r\nUpgrade: x\r\n", b"5\r\n{}   \r\n", b"0\r\n\r\n", b"{}",
+    b"CONNECT x:1 HTTP/1.1\r\n", b"HEAD / HTTP/1.1\r\n", b"Inference-Header-Content-Length: 2\r\n", b"\x00", b":", b" ",
+])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Served]:
+    """Serve all examples of a test."""
+    with serving(FAST) as server:
+        yield server
+
+
+@given(parts=st.lists(st.lists(st.one_of(_PIECES, st.binary(max_size=8)), max_size=8).map(b"".join), max_size=4))
+@settings(deadline=None, max_examples=150)
+def test_no_bytes_harm_the_server(shared: Served, parts: list[bytes]) -> None:
+    """Whatever a client sends, each of its connections ends, and others are served."""
+    server = shared
+    with server.connect() as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            to_end(connection)
+        except OSError:
+            pass
+    assert server.ask("/healthz").status == 200
