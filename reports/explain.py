@@ -11,6 +11,7 @@ from reports.words import is_closed, planned_rps, quantile_name
 _METHODS = {"twin": "A twin of the server, fitted to what was seen", "counting": "Counted violations, step by step"}
 _NOT_IN_TERMINAL = ("Bursts", "Precision", "Closed loop")
 _LONGEST = 400  # characters of a note
+_NEAR = 0.1  # of the answer: a step that near speaks of it
 _LEAST_DELAY = 0.05  # of the service time: a network delay below that explains nothing
 
 
@@ -22,6 +23,7 @@ def lines(run: Run) -> list[tuple[str, str]]:
     told = {
         "Method": "" if is_closed(run) else method(answer),
         "Server": server(answer.server) if answer.server else "",
+        "At the limit": at_the_limit(run, answer.rate_rps.value) if answer.rate_rps else "",
         "Confirmation": confirmation(answer, answer.confirmation) if answer.confirmation else "",
         "SLAs": slas(answer),
         "Bursts": bursts(answer.inflation) if answer.inflation else "",
@@ -67,6 +69,32 @@ def server(model: ServerModel) -> str:
     delay = f", plus {text.latency(model.delay_s)} outside the queue" if _matters(model.delay_s, service_s) else ""
     seen = f"explains {floor(100 * max(0.0, model.explained) + 1e-9)} % of what was seen"
     return text.sentence(f"{how}{spread}{delay}; {seen}")
+
+
+def at_the_limit(run: Run, rate_rps: float) -> str:
+    """Say what the server's own counters tell of the sound step nearest a rate; nothing where there is none near."""
+    near = [
+        record for record in run.steps
+        if record.server and not record.reasons and record.step.rate_rps
+        and abs(record.step.rate_rps / rate_rps - 1) <= _NEAR
+    ]  # fmt: skip
+    if not near:
+        return ""
+    record = min(near, key=lambda record: abs((record.step.rate_rps or 0.0) - rate_rps))
+    told = {name: float(value) for name, value in (record.server or {}).items() if isinstance(value, int | float)}
+    queue_s, compute_s, batches = (told.get(name, 0.0) for name in ("queue_s", "compute_s", "batches"))
+    parts = []
+    if queue_s + compute_s > 0:
+        parts.append(
+            f"a request waited {text.latency(queue_s)} in the server's queue and took {text.latency(compute_s)} to "
+            f"compute, on average: {text.share(queue_s / (queue_s + compute_s))} of that is queueing"
+        )
+    if batches > 0:
+        most = run.answer.server.max_batch if run.answer and run.answer.server else 1
+        full = f" of {most}" if most > 1 else ""
+        parts.append(f"batches averaged {text.number(told.get('rows', told.get('requests', 0.0)) / batches)}{full}")
+    at = f"at {text.number(record.step.rate_rps or 0.0)} req/s"
+    return text.sentence(f"{at} {'; '.join(parts)} (the server's own counters)") if parts else ""
 
 
 def _matters(delay_s: float, service_s: float) -> bool:

@@ -165,3 +165,31 @@ def test_the_page_shows_the_fitted_server_and_the_slas() -> None:
     assert "the fitted server at 546 req/s<th>p50<th>p90<th>p95<th>p99" in page
     assert "<td>predicted<td>65.1 ms<td>96.2 ms<td>108 ms<td>131 ms" in page
     assert '<tr><td>p99&lt;200ms<td><b>553 req/s</b><td>[545, 561]<td class="l">binds</tr>' in page
+
+
+COUNTERS = {"requests": 640.0, "rows": 640.0, "batches": 40.0, "queue_s": 0.060, "compute_s": 0.020}
+
+
+def _at_the_limit(*near: float, **answer: Any) -> str:
+    """Return the line of runs whose steps ran at these shares of the answer's rate, each with the same counters."""
+    rate = make_answer().rate_rps
+    assert rate is not None
+    steps = [
+        replace(record, step=replace(record.step, rate_rps=share * rate.value), server=COUNTERS, reasons=())
+        for record, share in zip(RECORDS, near, strict=False)
+    ]
+    return dict(explain.lines(make_run(steps=steps, answer=make_answer(**answer)))).get("At the limit", "")
+
+
+def test_the_servers_own_counters_split_the_latency_at_the_limit() -> None:
+    """Queueing as a share of queue and compute, and the mean batch, of the step nearest the answer."""
+    words = _at_the_limit(0.95, 1.01, **TWIN)
+    assert "a request waited 60 ms in the server's queue and took 20 ms to compute" in words
+    assert "75 % of that is queueing" in words
+    assert f"batches averaged 16 of {MODEL.max_batch}" in words
+
+
+def test_counters_far_from_the_answer_say_nothing_of_it() -> None:
+    """Steps at half and at twice the rate are not the limit; without counters there is no line either."""
+    assert _at_the_limit(0.5, 2.0) == ""
+    assert "At the limit" not in _lines(**TWIN)
