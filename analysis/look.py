@@ -100,9 +100,10 @@ def error_crossing(looks: Sequence[Look], budget: float) -> Crossing | None:
     A rate counts as failing only where all steps from there up exceed the budget together: failures of a cold start do
     not bound the rates above it.
     """
+    long = [look for look in looks if not look.ramp] or looks  # a rung's failures may be a start or an outage
     failing = [
         look.rate_rps
-        for look in looks
+        for look in long
         if look.errors is Verdict.FAIL and _pooled_errors([o for o in looks if o.rate_rps >= look.rate_rps]) > budget
     ]
     if not failing:
