@@ -1,5 +1,6 @@
 """The server's HTTP against clients that are slow, wrong, greedy or hostile."""
 
+import gc
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.server import http
 from loadgen.server.config import Limits
 from tests.loadgen.server.serving import FAST, Gate, Served, serving, until
 
@@ -72,6 +74,7 @@ def test_head_in_pieces_is_a_head() -> None:
         (b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", b"400 Bad Request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400 Bad Request"),
         (b"GET / HTTP/9.9\r\n\r\n", b"400 Bad Request"),
+        (b"POST /predict HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 1001\r\n\r\n", b"413 "),
         (b"GET /ping HTTP/1.1\r\nX", b"408 Request Timeout"),
         (b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n\r\n{", b"408 Request Timeout"),
     ],
@@ -146,8 +149,157 @@ def test_continue_is_said_only_where_the_body_may_come() -> None:
 def test_an_offer_to_upgrade_is_ignored() -> None:
     """A client that offers another protocol gets its reply in this one."""
     upgrade = b"GET /healthz HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
-    with serving() as server:
+    with tight() as server:
         assert answer(server, upgrade).startswith(OK)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 13\r\n\r\n%s", b"Transfer-Encoding: chunked\r\n\r\nd\r\n%s\r\n0\r\n\r\n"]
+)
+def test_a_body_after_an_offer_to_upgrade_is_read(framing: bytes) -> None:
+    """A client that offers HTTP/2 with its body gets the reply to that body, and may ask and offer again."""
+    offer = b"POST /predict HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
+    sent = offer + framing % b'{"inputs": 5}' + ASK + offer + framing % b'{"inputs": 6}'
+    with serving(FAST) as server:
+        for pieces in ([sent], [sent[i : i + 1] for i in range(len(sent))]):
+            with server.connect() as connection:
+                for piece in pieces:
+                    connection.sendall(piece)
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+                replies = to_end(connection).split(OK)[1:]
+            assert len(replies) == 4
+            assert b'"outputs": 5' in replies[0]
+            assert b'"outputs": 6' in replies[2]
+
+
+def test_a_closed_connection_is_freed_at_once() -> None:
+    """Nothing of a connection stays in memory until a garbage collection, whatever it ended in."""
+    with tight() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for sent in (
+                ASK,
+                b"GET /ping HTTP/1.0\r\n\r\n",
+                b"POST /predict HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
+                b"\0",
+            ):
+                answer(server, b"GET /predict HTTP/1.1\r\n\r\n" + sent)
+            until(lambda: not any(type(one) is http.Connection for one in gc.get_objects()))
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("trailer", [b"X: y\r\n" * 1000, b"X: " + b"y" * 100_000])
+def test_headers_after_a_body_are_bounded_and_dropped(trailer: bytes) -> None:
+    """What follows the last chunk takes no memory and changes no header; too much of it is refused."""
+    head = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n"
+    with tight() as server:
+        assert answer(server, head + b"Content-Encoding: br\r\n\r\n").startswith(OK)
+        with server.connect() as connection:
+            connection.sendall(head)
+            until(lambda: any(one._body for one in server.app.connections.open))
+            connection.sendall(trailer)
+            assert to_end(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_any_number_of_requests_may_follow_at_once() -> None:
+    """A thousand requests that are answered at once may wait behind one that is not."""
+    with serving(FAST) as server:
+        close = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+        replies = answer(server, b"GET /predict HTTP/1.1\r\n\r\n" + ASK * 1000 + close).split(OK)
+    assert len(replies) == 1003
+    assert all(b"ready" in reply for reply in replies[2:])
+
+
+def test_a_reply_is_sent_once() -> None:
+    """A second reply to a request is dropped, and never answers the next one."""
+    with serving() as server:
+        sends: list[http.Send] = []
+
+        def answer_twice(_: http.Request, send: http.Send) -> None:
+            send(http.Response(b"1"))
+            sends.append(send)
+
+        def late(_: http.Request, send: http.Send) -> None:
+            sends[0](http.Response(b"2"))
+            send(http.Response(b"3"))
+
+        server.app._routes[b"/twice"] = {b"GET": answer_twice}
+        server.app._routes[b"/late"] = {b"GET": late}
+        replies = answer(server, b"GET /twice HTTP/1.1\r\n\r\nGET /late HTTP/1.0\r\n\r\n")
+    assert [reply[-1:] for reply in replies.split(OK)[1:]] == [b"1", b"3"]
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (b"\0", b"400 "),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", b"413 "),
+        (b"GET / HTTP/1.1\r\nX", b"408 "),
+        (b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", b"408 "),
+    ],
+)
+@pytest.mark.parametrize("between", [b"", ASK])
+def test_a_bad_request_leaves_those_before_it_their_replies(between: bytes, second: bytes, status: bytes) -> None:
+    """What is wrong with a request is said after the replies to those before it, and takes nothing from them."""
+    gate = Gate()
+    with serving(FAST, limits=TIGHT, device=gate) as server, server.connect() as connection:
+        connection.sendall(b"GET /predict HTTP/1.1\r\n\r\n")
+        assert gate.entered.wait(20)
+        connection.sendall(between + second)
+        time.sleep(0.5)  # more than the limits on a head and a body
+        gate.open.set()
+        replies = to_end(connection).split(b"HTTP/1.1 ")[1:]
+    assert len(replies) == (3 if between else 2)
+    assert replies[0].startswith(b"200 OK")
+    assert b'"outputs"' in replies[0]
+    assert replies[-1].startswith(status)
+
+
+def test_continue_waits_for_the_replies_before_it() -> None:
+    """A client that asks whether its next body is welcome is told so after the reply that it waits for."""
+    gate = Gate()
+    with serving(FAST, device=gate) as server, server.connect() as connection:
+        connection.sendall(b"GET /predict HTTP/1.1\r\n\r\n")
+        assert gate.entered.wait(20)
+        head = b"POST /predict HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 13\r\n\r\n"
+        connection.sendall(head)
+        until(lambda: any(one._owes_continue for one in server.app.connections.open))
+        gate.open.set()
+        came = b""
+        while not came.endswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            came += connection.recv(1000)
+        assert came.startswith(OK)
+        connection.sendall(b'{"inputs": 5}')
+        assert b'"outputs": 5' in to_end(connection)
+
+
+@pytest.mark.parametrize("head", [b"GET /ping HTTP/1.1\r\n", b"POST /predict HTTP/1.0\r\nContent-Length: 2\r\n"])
+def test_continue_is_not_said_to_those_who_cannot_expect_it(head: bytes) -> None:
+    """A request without a body, and one of HTTP/1.0, gets its reply alone."""
+    with serving(FAST) as server:
+        assert answer(server, head + b"Expect: 100-continue\r\nConnection: close\r\n\r\n{}").startswith(OK)
+
+
+def test_a_last_reply_is_sent_whole_to_a_slow_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that begins to read late gets all of the reply that ends its connection."""
+    monkeypatch.setattr(http, "_LINGER_S", 0.1)
+    with serving(FAST) as server, server.connect() as connection:
+        server.app._routes[b"/large"] = {b"GET": lambda _, send: send(http.Response(b"x" * 20_000_000))}
+        connection.sendall(b"GET /large HTTP/1.1\r\nConnection: close\r\n\r\n")
+        time.sleep(0.5)
+        assert len(to_end(connection)) > 20_000_000
+        until(lambda: not server.app.connections.open)
+
+
+def test_http_1_0_is_told_that_its_connection_is_kept() -> None:
+    """A client of HTTP/1.0 that asks to keep its connection learns that it may."""
+    with serving(FAST) as server, server.connect() as connection:
+        connection.sendall(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert b"\r\nConnection: keep-alive\r\n" in connection.recv(1000)
+        connection.sendall(b"GET /ping HTTP/1.1\r\nConnection: keep-alive\r\n\r\n")
+        assert b"Connection" not in connection.recv(1000)
 
 
 def test_drain_ends_idle_connections_and_finishes_the_others() -> None:
