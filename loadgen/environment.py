@@ -12,7 +12,7 @@ from typing import Any
 from loadgen.mask import mask_command
 from loadgen.version import version
 
-_PACKAGES = ("aiohttp", "click", "hdrhistogram", "httptools", "msgspec", "numpy", "rich", "scipy", "uvloop")
+_PACKAGES = ("click", "hdrhistogram", "httptools", "msgspec", "numpy", "protobuf", "rich", "scipy", "uvloop")
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -24,6 +24,7 @@ from scenarios.scenario import Target
 
 _MADE = 64  # bodies that are made, enough that no cache holds one answer for all
 _HTTP_OK = 200
+_LONGEST = 200  # characters of a server's own sentence that are told
 _DTYPES = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8",
@@ -70,11 +71,11 @@ def inputs_of(endpoint: Endpoint, headers: Mapping[str, str]) -> list[Input]:
         TargetError: It does not say, or in a form that is not KServe's.
     """
     path = endpoint.path.partition("?")[0].removesuffix("/infer")
-    told = _asked(endpoint, path, headers)
+    told, why = _asked(endpoint, path, headers)
     if told is None:
-        raise TargetError(f"the model at {path} does not tell of its inputs: give them with --body")
+        raise TargetError(f"the model at {path} does not tell of its inputs ({why}): give them with --body")
     # Whether a shape begins with the batch stands in the configuration, which only Triton's extension has.
-    config = _asked(endpoint, f"{path}/config", headers)
+    config, _ = _asked(endpoint, f"{path}/config", headers)
     try:
         most = None if config is None else int(config.get("max_batch_size", 0))
         return [
@@ -89,13 +90,22 @@ def inputs_of(endpoint: Endpoint, headers: Mapping[str, str]) -> list[Input]:
         raise TargetError(f"what the model at {path} says of its inputs is not KServe's form") from None
 
 
-def _asked(endpoint: Endpoint, path: str, headers: Mapping[str, str]) -> Any:
-    """Return the JSON at a path, or None where there is none."""
+def _asked(endpoint: Endpoint, path: str, headers: Mapping[str, str]) -> tuple[Any, str]:
+    """Return the JSON at a path, or None and why there is none."""
     try:
         status, body = get(endpoint, path, headers)
-        return msgspec.json.decode(body) if status == _HTTP_OK else None
-    except (*Asked, msgspec.DecodeError):
-        return None
+    except OSError as error:
+        return None, f"cannot connect: {error.strerror or error}"
+    except Asked as error:
+        return None, f"no HTTP: {type(error).__name__}"
+    try:
+        found = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None, f"{status}, and no JSON"
+    if status == _HTTP_OK:
+        return found, "null"
+    sentence = found.get("error") if isinstance(found, dict) else None
+    return None, f"{status}: {sentence[:_LONGEST]}" if isinstance(sentence, str) else str(status)
 
 
 def made(inputs: Sequence[Input], seed: int) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from loadgen.clock import now_ns
 from loadgen.server import describe, kserve, metrics, plain, torchserve
@@ -15,6 +15,7 @@ from loadgen.server.job import RefusedError, Reply
 from loadgen.server.model import Gpus, Model
 
 _TEXT = b"text/plain"
+_MOST_MEMBERS = 64  # of gzip; what is left of a body is copied once for each
 _RETRY = b"Retry-After: %d\r\n"
 
 
@@ -116,8 +117,8 @@ class App:
 
     def _handle(self, request: Request, send: Send) -> Cancel | None:
         """Answer a request; a defect of ours ends as a 500, never as a connection that hangs."""
-        path = request.path
-        methods = self._routes.get(path) or self._routes.get(path.rstrip(b"/"))
+        path = _path(request.path)
+        methods = self._routes.get(path) or self._routes.get(_canonical(path))
         if methods is None:
             send(_missing(path.decode("latin-1")))
             return None
@@ -141,7 +142,8 @@ class App:
             send(face.refuse(why))
             return None
 
-        def reply(answer: Reply | RefusedError) -> None:
+        def reply(answer: Reply | RefusedError) -> bool:
+            """Send an answer; return whether it is a 2xx."""
             began_ns = now_ns()
             try:
                 response = face.refuse(answer) if isinstance(answer, RefusedError) else face.write(asked, answer, model)
@@ -149,6 +151,7 @@ class App:
                 response = face.refuse(why)
             send(response)
             model.statistics.stages["serialise"].add(now_ns() - began_ns)
+            return response.status // 100 == 2
 
         try:
             job = model.submit(
@@ -191,6 +194,19 @@ def _refused(why: RefusedError) -> Response:
     return error(why.status, str(why), b"" if retry is None else _RETRY % retry)
 
 
+def _path(target: bytes) -> bytes:
+    """Return a target without scheme and host, which it may name."""
+    if target.startswith(b"/") or b"://" not in target:
+        return target
+    return b"/" + target.partition(b"://")[2].partition(b"/")[2]
+
+
+def _canonical(path: bytes) -> bytes:
+    """Return a path as routes are written: one way to encode each segment, and no slash at the end."""
+    segments = path.rstrip(b"/").split(b"/")  # before decoding: an encoded slash stays inside its segment
+    return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in segments).encode()
+
+
 def _missing(path: str) -> Response:
     """Say what is not there, in the protocol that the path belongs to."""
     parts = path.split("/")
@@ -209,19 +225,27 @@ def _decompress(request: Request, most_bytes: int) -> None:
         RefusedError: It is damaged, holds too much, or is compressed in another way than gzip or deflate.
     """
     encoding = request.headers.get(b"content-encoding")
+    encoding = None if encoding is None else encoding.lower()
     if encoding is None or encoding == b"identity":
         return
     if encoding not in (b"gzip", b"deflate"):
         raise RefusedError(415, "The body's Content-Encoding is none of gzip, deflate and identity.")
-    engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two
-    try:
-        request.body = engine.decompress(request.body, most_bytes + 1)
-    except zlib.error:
-        raise RefusedError(400, "The body is not compressed as its Content-Encoding says.") from None
-    if len(request.body) > most_bytes:
-        raise RefusedError(413, f"The body is larger than {most_bytes} bytes.")
-    if not engine.eof:
-        raise RefusedError(400, "The body is compressed, and cut off.")
+    packed, found = request.body, bytearray()
+    for _ in range(_MOST_MEMBERS):  # gzip may have several members, one behind the other
+        engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two
+        try:
+            found += engine.decompress(packed, most_bytes + 1 - len(found))
+        except zlib.error:
+            raise RefusedError(400, "The body is not compressed as its Content-Encoding says.") from None
+        if len(found) > most_bytes:
+            raise RefusedError(413, f"The body is larger than {most_bytes} bytes.")
+        if not engine.eof:
+            raise RefusedError(400, "The body is compressed, and cut off.")
+        packed = engine.unused_data
+        if not packed:
+            request.body = bytes(found)
+            return
+    raise RefusedError(400, f"The body is compressed in more than {_MOST_MEMBERS} members.")
 
 
 def _read_kserve(request: Request, model: Model) -> kserve.Infer:

@@ -134,7 +134,7 @@ def _parameters(owner: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
 
 def _whole(parameters: Mapping[str, Any], name: str, most: int) -> int:
     value = parameters.get(name, 0)
-    if isinstance(value, str) and value.isdigit() and len(value) < 20:  # Triton takes either
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:  # Triton takes either
         value = int(value)
     if type(value) is not int or not 0 <= value <= most:
         _bad(f"parameter '{name}' must be a whole number between 0 and {most}")

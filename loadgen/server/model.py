@@ -69,7 +69,7 @@ class Model:
 
         Args:
             inputs: What the device computes on.
-            reply: Takes the answer, or why there is none.
+            reply: Takes the answer, or why there is none; returns False where it had to refuse after all.
             rows: How much of a batch it fills.
             began_ns: When all of it had come; 0 for now.
             priority: Level, 0 for the default.
@@ -161,10 +161,13 @@ class Model:
                 reply(failure)
                 continue
             queue_ns = batch.start_ns - job.arrived_ns
-            reply(
+            is_sent = reply(
                 Reply(outputs=batch.outputs[index], batch_size=rows, queue_ns=queue_ns, compute_ns=compute_ns)  # type: ignore[index]
             )
-            self._succeed(job, queue_ns, compute_ns)
+            if is_sent is False:
+                self.statistics.fail("OTHER", now_ns() - job.began_ns)
+            else:
+                self._succeed(job, queue_ns, compute_ns)
 
     def _succeed(self, job: Job, queue_ns: int, compute_ns: int) -> None:
         own = self.statistics

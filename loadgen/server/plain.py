@@ -80,7 +80,7 @@ def write(asked: Asked, reply: Reply, model: Model) -> Response:  # noqa: ARG001
     """Return the reply, with both of its times.
 
     Raises:
-        RefusedError: Its inputs were nested so deep that they can be read and not written.
+        RefusedError: JSON cannot hold its outputs, or they are nested so deep that they can be read and not written.
     """
     answer = {
         "outputs": reply.outputs if model.config.is_simulated else by_name(reply.outputs),
@@ -90,6 +90,8 @@ def write(asked: Asked, reply: Reply, model: Model) -> Response:  # noqa: ARG001
     }
     try:
         return Response(_ENCODE(answer).encode())
+    except ValueError:
+        raise RefusedError(400, "The outputs hold an element that is no number, which JSON cannot hold.") from None
     except RecursionError:
         raise RefusedError(400, "The body is not JSON that can be answered: it is nested too deep.") from None
 
@@ -99,4 +101,4 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _DECODE = json.JSONDecoder(parse_constant=_refuse_constant).decode  # NaN and Infinity are no JSON
-_ENCODE = json.JSONEncoder(check_circular=False).encode
+_ENCODE = json.JSONEncoder(check_circular=False, allow_nan=False).encode

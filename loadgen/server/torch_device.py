@@ -33,9 +33,11 @@ class TorchDevice:
         place: Number of the GPU; None: this processor.
         max_rows: Largest batch.
         seed: Of the weights.
+        is_batched: Shapes begin with the number of rows; else a request is one row, and its shape has none.
     """
 
-    def __init__(self, network: str, place: int | None, *, max_rows: int, seed: int) -> None:
+    def __init__(self, network: str, place: int | None, *, max_rows: int, seed: int, is_batched: bool = True) -> None:
+        self._is_batched = is_batched
         self._network = NETWORKS[network]
         self._place = torch.device("cpu" if place is None else f"cuda:{place}")
         self._is_gpu = place is not None
@@ -63,7 +65,8 @@ class TorchDevice:
         answers, at = [], 0
         for job in jobs:
             own = found[at : at + job.rows].copy()
-            answers.append([Tensor(output.name, "FP32", own.shape, own.reshape(-1))])
+            shape = own.shape if self._is_batched else own.shape[1:]
+            answers.append([Tensor(output.name, "FP32", shape, own.reshape(-1))])
             at += job.rows
         return answers, now_ns()
 
@@ -131,7 +134,10 @@ def torch_devices(config: ModelConfig, places: Sequence[int | None]) -> list[Dev
     if on_processor:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // on_processor))
     most = max(1, config.max_batch_size)
-    return [TorchDevice(config.compute, place, max_rows=most, seed=config.seed) for place in places]
+    is_batched = config.max_batch_size > 0
+    return [
+        TorchDevice(config.compute, place, max_rows=most, seed=config.seed, is_batched=is_batched) for place in places
+    ]
 
 
 def check_network(name: str) -> None:

@@ -107,7 +107,21 @@ def test_a_model_tells_of_its_inputs() -> None:
         bodies = list(bodies_of(target, Endpoint.of(f"http://{HOST}:{server.port}/v2/models/a/infer"), 0) or ())
         assert server.ask("/v2/models/a/infer", bodies[0]).status == 200
     assert bodies_of(Target(url="http://h/", protocol="http"), endpoint, 0) is None
-    with fake_target() as fake, pytest.raises(TargetError, match="does not tell of its inputs: give them with --body"):
+    with (
+        fake_target() as fake,
+        pytest.raises(TargetError, match=r"does not tell of its inputs \(.*\): give them with --body"),
+    ):
         inputs_of(Endpoint.of(f"{fake.base}/missing"), {})
     with fake_target() as fake, pytest.raises(TargetError, match="is not KServe's form"):
         inputs_of(Endpoint.of(f"{fake.base}/outputs"), {})
+
+
+def test_why_a_model_does_not_tell() -> None:
+    """A mistyped name and a server that is not there are told apart."""
+    with serving() as server:
+        with pytest.raises(TargetError, match="404: Request for unknown model: 'typo' is not found"):
+            inputs_of(Endpoint.of(f"http://{HOST}:{server.port}/v2/models/typo/infer"), {})
+        with pytest.raises(TargetError, match="200, and no JSON"):
+            inputs_of(Endpoint.of(f"http://{HOST}:{server.port}/metrics"), {})
+    with pytest.raises(TargetError, match="cannot connect: Connection refused"):
+        inputs_of(Endpoint.of(f"http://{HOST}:{server.port}/v2/models/typo/infer"), {})

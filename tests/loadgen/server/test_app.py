@@ -317,3 +317,38 @@ def test_unknown_paths_and_methods() -> None:
         assert (reply.status, reply.json()) == (404, {"error": "Request for unknown model: 'slow' is not found"})
         reply = server.ask("/v2/models/fast/versions/9/infer", b"{}")
         assert reply.json() == {"error": "Request for unknown model: 'fast' version 9 is not found"}
+
+
+def test_an_infinite_output_is_refused_and_counted_as_a_failure() -> None:
+    """What JSON cannot hold is a 400, and no success in the statistics."""
+    with serving(AT_ONCE) as server:
+        reply = server.ask("/predict", b'{"inputs": [1e999]}')
+        assert reply.status == 400
+        assert "JSON cannot hold" in reply.json()["error"]
+        (told,) = server.ask("/v2/models/stats").json()["model_stats"]
+        assert (told["inference_stats"]["success"]["count"], told["inference_stats"]["fail"]["count"]) == (0, 1)
+
+
+def test_paths_are_compared_decoded() -> None:
+    """A model's name may be encoded in any way, a slash in it only as such; a target may name the host."""
+    with serving(replace(AT_ONCE, name="a:b")) as server:
+        found = ("a:b", "a%3ab", "a%3Ab", "%61:b")
+        assert [server.ask(f"/v2/models/{name}").status for name in found] == [200] * len(found)
+        assert [server.ask(f"/v2/models/{name}").status for name in ("a:b%2fready", "a%253ab", "%ff")] == [404] * 3
+        assert server.ask("/v2%2fmodels/a:b").status == 404
+        assert server.ask("/v2/models/a:c").json()["error"] == "Request for unknown model: 'a:c' is not found"
+        targets = ("http://h/v2", "http://h:80/v2/models/a:b?x=/y", "/v2/")
+        assert [server.ask(target).status for target in targets] == [200] * 3
+
+
+def test_encodings_in_any_case_and_gzip_of_several_members() -> None:
+    """The name of an encoding has no case, and the members of gzip are joined, within the same bound."""
+    members = gzip.compress(b'{"inputs": ') + gzip.compress(b"[1, 2]}")
+    with serving(limits=Limits(max_body_bytes=1500)) as server:
+        reply = server.ask("/predict", members, Content_Encoding="GZIP")
+        assert (reply.status, reply.json()["outputs"]) == (200, [1, 2])
+        for status, packed in (
+            (400, members[:-3]), (400, members + b"x"), (400, gzip.compress(b"") * 65),
+            (413, gzip.compress(b" " * 800) * 2),
+        ):  # fmt: skip
+            assert server.ask("/predict", packed, Content_Encoding="gzip").status == status

@@ -141,6 +141,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a number that JSON cannot give back": (_with(data=[1e300, 0, 0, 0]), "ask for binary data"),
     "parameters no object": ({"inputs": [A], "parameters": 3}, "parameters of the request must be"),
     "a priority of words": ({"inputs": [A], "parameters": {"priority": "high"}}, "parameter 'priority' must be"),
+    "a priority of other digits": ({"inputs": [A], "parameters": {"priority": "²"}}, "parameter 'priority' must be"),
     "a time-out below zero": ({"inputs": [A], "parameters": {"timeout": -1}}, "parameter 'timeout' must be"),
     "binary data that is not there": (_with(parameters={"binary_data_size": 16}), "binary_data_size of input 'A'"),
     "outputs no list": ({"inputs": [A], "outputs": {"name": "B"}}, "'outputs' must be a list"),

@@ -124,6 +124,17 @@ def test_the_other_protocols_compute_one_row(served: Served) -> None:
         assert served.ask("/predictions/mlp", json.dumps(wrong)).status == 400
 
 
+def test_without_batches_shapes_have_no_rows() -> None:
+    """With `max_batch_size` 0 a network's output has the shape that its metadata says."""
+    network = NETWORKS["mlp"]
+    config = ModelConfig(
+        name="mlp", compute="mlp", max_batch_size=0, instances=CPU, inputs=network.inputs, outputs=(network.output,)
+    )
+    (device,) = devices_of(config, {})
+    outputs, _ = device.run([job("mlp", 1)], 0)
+    assert outputs[0][0].shape == network.output.dims
+
+
 def test_a_profile_of_this_processor_is_loaded_by_the_simulated_device(tmp_path: Path) -> None:
     """`opfind profile-device` writes what it measured, and the simulated device takes that time."""
     path = tmp_path / "cpu.toml"
