@@ -56,7 +56,7 @@ class InstanceGroup:
             thread.start()
 
     def drain(self) -> None:
-        """Let what waits leave at once, where it would else wait for ever for a batch to fill up."""
+        """Let what waits leave at once: nothing more comes that could fill a batch."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
@@ -125,9 +125,14 @@ class InstanceGroup:
         """Wait for a batch for an instance that is free since `free_ns`; None when the group stops."""
         with self._changed:
             while not self._stopping:
-                due_ns, at_ns = self._batcher.due_ns(), now_ns()
-                if due_ns is None and self._draining and len(self._batcher):
-                    return self._number(), self._batcher.flush(at_ns), max(at_ns, free_ns)
+                at_ns = now_ns()
+                if self._draining and len(self._batcher):  # nothing more comes that could fill a batch
+                    if expired := self._batcher.expire(at_ns):
+                        self._expire(expired)
+                    if jobs := self._batcher.flush(at_ns):
+                        return self._number(), jobs, max(at_ns, free_ns)
+                    continue
+                due_ns = self._batcher.due_ns()
                 if due_ns is None:
                     self._changed.wait()
                 elif due_ns > at_ns:

@@ -91,7 +91,7 @@ def read_repository(folder: Path) -> tuple[list[ModelConfig], list[str]]:
         if len(text) > _MOST_BYTES:
             raise UsageError(f"{path} is larger than {_MOST_BYTES} bytes, so it is no model configuration")
         try:
-            model, ignored = parse_model(text.decode(), path.parent.name)
+            model, ignored = parse_model(text.decode("utf-8-sig"), path.parent.name)
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not UTF-8") from None
         except ValueError as error:
@@ -138,7 +138,6 @@ def _model(message: Any, folder_name: str) -> ModelConfig:
         raise ValueError(f"ModelConfig name '{name}': must be that of the model's folder, '{folder_name}'")
     batching = message.dynamic_batching
     is_dynamic = message.HasField("dynamic_batching")
-    levels = range(1, batching.priority_levels + 1)
     policies = {int(level): _policy(policy) for level, policy in batching.priority_queue_policy.items()}
     return ModelConfig(
         name=name,
@@ -148,7 +147,7 @@ def _model(message: Any, folder_name: str) -> ModelConfig:
         preferred_batch_sizes=tuple(batching.preferred_batch_size),
         max_queue_delay_us=batching.max_queue_delay_microseconds,
         preserve_ordering=batching.preserve_ordering,
-        priority_levels=len(levels),
+        priority_levels=batching.priority_levels,
         default_priority_level=batching.default_priority_level,
         queue=_policy(batching.default_queue_policy),
         priority_queues=policies,
@@ -169,6 +168,8 @@ def _policy(message: Any) -> QueuePolicy:
 
 
 def _instances(message: Any) -> Instances:
+    if not 0 <= message.kind < len(_ENUMS["Kind"]):
+        raise ValueError(f"Instances kind {message.kind}: must be one of {', '.join(_ENUMS['Kind'])}")
     kind = _ENUMS["Kind"][message.kind]
     return Instances(
         count=message.count or 1, kind="KIND_CPU" if kind == "KIND_CPU" else "KIND_GPU", gpus=tuple(message.gpus)
@@ -176,6 +177,8 @@ def _instances(message: Any) -> Instances:
 
 
 def _tensor(message: Any) -> TensorSpec:
+    if not 0 <= message.data_type < len(_TYPES):
+        raise ValueError(f"TensorSpec data_type {message.data_type}: must be the name of a type, such as TYPE_FP32")
     name = _TYPES[message.data_type]
     if name == "INVALID":
         raise ValueError(f"TensorSpec datatype of '{message.name}': is missing")

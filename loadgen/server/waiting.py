@@ -7,6 +7,8 @@ from typing import Literal
 
 from loadgen.server.job import Job
 
+_FEW_LEFT = 64  # entries of jobs that have left, not worth a rebuild
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
@@ -117,7 +119,14 @@ class Waiting:
         else:
             return False
         self.rows -= job.rows
+        self._prune()
         return True
+
+    def _prune(self) -> None:
+        """Rebuild the heap when most of it are jobs that have left: one that waits long would keep them all in it."""
+        if len(self._expiries) > 2 * sum(len(level.fresh) for level in self._levels) + _FEW_LEFT:
+            self._expiries = [entry for entry in self._expiries if entry[2] in self._of(entry[2]).fresh]
+            heapq.heapify(self._expiries)
 
     def next_expiry_ns(self) -> int | None:
         """Return when the time of the next job is over, or None."""

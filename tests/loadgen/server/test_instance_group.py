@@ -161,3 +161,11 @@ def test_full_queue_refuses_and_stop_ends_the_threads() -> None:
         release.set()
         wait(lambda: finished.jobs == 3)
     assert not group.ready
+
+
+def test_drain_does_not_wait_for_a_batch_to_fill() -> None:
+    """What was accepted is served at once, though the delay has half a minute to go: nothing more comes."""
+    with running(ServerConfig(max_queue_delay_us=30_000_000)) as (group, finished):
+        submit(group, 2)
+        group.drain()
+        wait(lambda: finished.jobs == 2, timeout_s=5.0)

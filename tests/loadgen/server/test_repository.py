@@ -97,6 +97,9 @@ def test_unknown_fields_are_named_once_and_left_out() -> None:
         ('parameters { key: "T1_MS" value { string_value: "-1" } }', "line 1: DeviceProfile t1_ms -1"),
         ("input { name: 'a' }", "line 1: TensorSpec datatype of 'a': is missing"),
         ("\n$", "line 2: "),
+        ("instance_group { kind: 9 }", "Instances kind 9: must be one of"),
+        ("input { name: 'a' data_type: 99 dims: 1 }", "TensorSpec data_type 99"),
+        ("dynamic_batching { priority_levels: 18446744073709551615 default_priority_level: 1 }", "priority_levels"),
         ("a {" * 5000, "nested too deep"),
     ],
 )

@@ -159,3 +159,16 @@ def test_every_job_ends_once_whatever_the_policy(history: tuple[Batcher, list[Jo
     assert not coming
     assert len(batcher) == batcher._waiting.rows == 0
     assert sorted(map(id, ended)) == sorted(map(id, jobs))
+
+
+def test_jobs_that_have_left_are_forgotten() -> None:
+    """One job that waits long does not keep 5,000 served ones, which arrived after it, in the list of time-outs."""
+    waiting = Waiting(QueuePolicy(default_timeout_us=60_000_000))
+    assert waiting.add(Job(arrived_ns=0, inputs=None))
+    for arrived_ns in range(1, 5001):
+        job = Job(arrived_ns=arrived_ns, inputs=None)
+        assert waiting.add(job)
+        assert waiting.remove(job)
+    assert len(waiting) == 1
+    assert len(waiting._expiries) < 100
+    assert waiting.next_expiry_ns() == 60_000_000_000
