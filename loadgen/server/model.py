@@ -71,7 +71,7 @@ class Model:
             inputs: What the device computes on.
             reply: Takes the answer, or why there is none; returns False where it had to refuse after all.
             rows: How much of a batch it fills.
-            began_ns: When all of it had come; 0 for now.
+            began_ns: When all of it had come; 0: at the moment of the call.
             priority: Level, 0 for the default.
             timeout_ns: Longest wait in the queue that its sender asks for.
 
