@@ -15,7 +15,7 @@ from analysis.twin import Twin, relaw
 
 SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
 FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
-_RESAMPLED, _ROUNDS = 800_000, 4  # requests of a simulation of all resamples, simulations of them
+_RESAMPLED, _ROUNDS = 400_000, 8  # requests of a simulation of all resamples, simulations of them
 _BLOCK = 25  # services that are resampled together
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling

@@ -15,11 +15,11 @@ from analysis.simulation import rate_at, response_s, shape_of, share_above, stea
 from analysis.sla import SLA
 from analysis.twin import Twin
 
-_FINE = 400_000  # requests a simulation, warm-up left out
+_FINE = 150_000  # requests a simulation, warm-up left out
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
 _STEP, _FURTHEST_Y = 0.06, 0.8  # in y: between the loads of a round, and from one round to the next
 _USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
-_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 8, 24, 3
+_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 3
 _MINOR = 0.9  # of the other doubts: up to there the simulation's error adds a third to them
 
 
@@ -181,9 +181,9 @@ def _pooled(rounds: Sequence[_Round], y: float, alpha: float) -> tuple[float, fl
 def _quantiles(
     rounds: Sequence[_Round], per_y: float, alpha: float, sd_y: float, doubts: Sequence[float]
 ) -> tuple[tuple[float, float, float], ...]:
-    """Return what `Forecast.quantiles` holds: each round's quantiles at the load at which it reaches alpha itself."""
-    here = [log(max(done.middle, 0.1 * alpha) / alpha) / per_y for done in rounds]
+    """Return what `Forecast.quantiles` holds: the rounds' quantiles at the load at which they reach alpha together."""
+    far = log(max(float(np.mean([done.middle for done in rounds])), 0.1 * alpha) / alpha) / per_y
     slopes = np.mean([done.ends[1] - done.ends[0] for done in rounds], axis=0) / (2 * _STEP)
-    values = np.exp(np.mean([done.ends.mean(axis=0) - slopes * far for done, far in zip(rounds, here, strict=True)], 0))
+    values = np.exp(np.mean([done.ends.mean(axis=0) for done in rounds], axis=0) - slopes * far)
     rows = zip(SHOWN, values.tolist(), doubts, slopes.tolist(), strict=True)
     return tuple((q, value, sqrt(doubt**2 + (slope * sd_y) ** 2)) for q, value, doubt, slope in rows)

@@ -80,21 +80,18 @@ def simulate(
 def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
     """Simulate batch by batch, in all lanes at once; a lane that has ended takes batches of none."""
     (lanes, size), batch = arrivals_s.shape, rule.max_batch
+    powers = [1 << k for k in reversed(range(batch.bit_length()))]
     real = np.isfinite(arrivals_s)
-    horizon = float(np.max(arrivals_s, initial=0.0, where=real))
-    span = 4 * horizon + 1e3
-    shift = np.arange(lanes)[:, None] * span
-    # one ascending array for all lanes, so that one search finds how many have arrived in each; ends lie behind all
-    arrived = np.full((lanes, size + batch), 0.5 * span)
+    arrived = np.full((lanes, size + 2 * powers[0]), np.inf)
     arrived[:, :size][real] = arrivals_s[real]
-    arrived += shift
-    keys, first = arrived.reshape(-1), np.where(arrived < shift + 0.5 * span, arrived, shift + 0.4 * span).reshape(-1)
-    last = np.append(first[batch - 1 :], first[1 - batch :])
+    width, keys = arrived.shape[1], arrived.reshape(-1)
+    first = np.where(np.isfinite(keys), keys, 0.0)
+    last = np.append(keys[batch - 1 :], np.full(batch - 1, np.inf))
     group = np.arange(lanes) * len(laws) // lanes
     table, row = np.stack([law.batch_s for law in laws]).reshape(-1), group * (batch + 1)
     free = np.full((lanes, rule.instances), -np.inf)
     free_at, flat_free = np.arange(lanes) * rule.instances, free.reshape(-1)
-    at = np.arange(lanes) * (size + batch)
+    at = np.arange(lanes) * width
     end = at + real.sum(axis=1)
     sizes: list[Ints] = []
     dones: list[Floats] = []
@@ -107,15 +104,17 @@ def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
             start = np.maximum(flat_free[soonest], np.minimum(first[at] + rule.wait_s, last[at]))
             if delayed:
                 start += delay
-            taken = np.minimum(keys.searchsorted(start, side="right") - at, batch)
+            after = at  # the first that has not arrived by then, by bisection among the next few
+            for power in powers:
+                after = after + power * (keys[after + power - 1] <= start)
+            taken = np.minimum(after - at, batch)
             done = start + table[row + taken] * ratio
             flat_free[soonest] = done
             sizes.append(taken)
             dones.append(done)
             at = at + taken
     out = np.full((lanes, size), np.inf)
-    repeated = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
-    out[real] = repeated - np.repeat(shift[:, 0], real.sum(axis=1))
+    out[real] = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
     return out
 
 

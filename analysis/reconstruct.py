@@ -162,47 +162,85 @@ def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_ru
     """
     if rule.max_batch == 1:
         return _single(trace, rule, delay_s)
-    arrival = trace.arrival_s
-    done = trace.done_s - delay_s
-    a, n, batch, wait = arrival.tolist(), arrival.size, rule.max_batch, rule.wait_s
-    cuts = [*(np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap_s) + 1).tolist(), n]
-    by_rule &= rule.instances > 1 and gap_s > _EXACT_S
+    arrival, done = trace.arrival_s, trace.done_s - delay_s
+    cuts = np.append(np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap_s) + 1, arrival.size)
     tolerance = 0.5 * gap_s if gap_s > _EXACT_S else 1e-9
+    if by_rule and rule.instances > 1 and gap_s > _EXACT_S:
+        first, ready, close, finish = _told_apart(arrival, done, cuts, rule, tolerance)
+    else:
+        first = _full_from(np.append(0, cuts[:-1]), np.diff(cuts, prepend=0), rule.max_batch)
+        finish = np.minimum.reduceat(done, first)
+        ready = _ready(finish, rule.instances)
+        close = np.maximum(ready, _latest(arrival, rule)[first])
+    size = np.diff(first, append=arrival.size)
+    late = arrival[first + size - 1] - close
+    after = np.append(arrival, np.inf)[first + size]
+    odd = int(((late > tolerance) | ((size < rule.max_batch) & (after < close - tolerance))).sum())
+    late = np.where(late > tolerance, late, 0.0)
+    start = close + late
+    return Services(
+        first=first, size=size, start_s=start, delay_s=late, service_s=finish - start, free_s=ready,
+        spread_s=done - np.repeat(finish, size), odd=odd, idle=ready <= arrival[first], waited=ready >= start,
+    )  # fmt: skip
+
+
+def _latest(arrival_s: Floats, rule: Rule) -> Floats:
+    """Return when a batch that begins with each request starts where an instance is free: full, or tired of waiting."""
+    full = np.full(arrival_s.size, np.inf)
+    full[: max(0, arrival_s.size - rule.max_batch + 1)] = arrival_s[rule.max_batch - 1 :]
+    return np.minimum(arrival_s + rule.wait_s, full)
+
+
+def _full_from(firsts: Ints, sizes: Ints, batch: int) -> Ints:
+    """Return where batches begin when runs of requests are cut into full ones and a rest."""
+    pieces = -(-sizes // batch)
+    begun = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    cut: Ints = np.repeat(firsts, pieces) + (np.arange(begun.size) - begun) * batch
+    return cut
+
+
+def _ready(finish_s: Floats, instances: int) -> Floats:
+    """Return when the instance that takes each batch became free: at the c-th largest completion before it."""
+    if instances == 1:
+        return np.append(-np.inf, np.maximum.accumulate(finish_s)[:-1])
+    free = [-np.inf] * instances
+    return np.array([(free[0], heappushpop(free, finish))[0] for finish in finish_s.tolist()], dtype=np.float64)
+
+
+def _told_apart(
+    arrival_s: Floats, done_s: Floats, cuts: Ints, rule: Rule, tolerance: float
+) -> tuple[Ints, Floats, Floats, Floats]:
+    """Return first, ready, close and finish of batches where what arrived after one closed is of the next one."""
+    a, d, n, batch = arrival_s.tolist(), done_s.tolist(), arrival_s.size, rule.max_batch
+    latest, ends = _latest(arrival_s, rule).tolist(), cuts.tolist()
+    least = np.repeat(np.minimum.reduceat(done_s, np.append(0, cuts[:-1])), np.diff(cuts, prepend=0)).tolist()
     free = [-np.inf] * rule.instances
-    rows: list[tuple[int, int, float, float, float, float, float]] = []
-    odd = i = k = 0
-    d = done.tolist()
+    firsts, readies, closes, finishes = [], [], [], []
+    i = k = 0
     while i < n:
-        while cuts[k] <= i:
+        while ends[k] <= i:
             k += 1
-        ready = free[0]
-        close = max(ready, min(a[i] + wait, a[i + batch - 1] if i + batch <= n else np.inf))
-        end = min(cuts[k], i + batch)
-        if by_rule and a[end - 1] > close + tolerance:
-            end = max(i + 1, bisect_right(a, close, i, end))
-        late = a[end - 1] - close
-        odd += late > tolerance or (end < n and end - i < batch and a[end] < close - tolerance)
-        late = late if late > tolerance else 0.0
-        finish = min(d[i:end])
-        begin = close + late
-        rows.append((i, end - i, begin, late, finish - begin, ready, finish))
+        ready, close, end = free[0], latest[i], ends[k]
+        close = close if close > ready else ready
+        whole = end - i <= batch and (i == 0 or i == ends[k - 1])
+        if not whole:
+            end = min(end, i + batch)
+        if a[end - 1] > close + tolerance:
+            end, whole = max(i + 1, bisect_right(a, close, i, end)), False
+        finish = least[i] if whole else min(d[i:end])
+        firsts.append(i)
+        readies.append(ready)
+        closes.append(close)
+        finishes.append(finish)
         heappushpop(free, finish)
         i = end
-    first, size, start, delay, service, frees, finished = (np.array(column) for column in zip(*rows, strict=True))
-    first = first.astype(np.int64)
-    return Services(
-        first=first, size=size.astype(np.int64), start_s=start, delay_s=delay, service_s=service, free_s=frees,
-        spread_s=done - np.repeat(finished, size.astype(np.int64)), odd=odd,
-        idle=frees <= arrival[first], waited=frees >= start,
-    )  # fmt: skip
+    return np.array(firsts), np.array(readies), np.array(closes), np.array(finishes)
 
 
 def _single(trace: Trace, rule: Rule, delay_s: float) -> Services:
     """Reconstruct batches of one: request i begins when the c-th largest completion before it has passed."""
     done = trace.done_s - delay_s
-    n = done.size
-    free = [-np.inf] * rule.instances
-    ready = np.array([(free[0], heappushpop(free, d))[0] for d in done.tolist()], dtype=np.float64)
+    n, ready = done.size, _ready(done, rule.instances)
     begin = np.maximum(ready, trace.arrival_s + rule.wait_s)
     return Services(
         first=np.arange(n), size=np.ones(n, dtype=np.int64), start_s=begin, delay_s=np.zeros(n),

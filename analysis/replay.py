@@ -54,21 +54,34 @@ def replay(twin: Twin, traces: Sequence[Trace], rate_rps: float, allowed: float,
     top = max(trace.rate_rps for trace in near)
     checked = [1 - min(times * allowed, 0.5) for times in _CHECKED]
     faster = 0.015 if twin.capacity_rps > 1.05 * top else 0.004
+    paces = (1.0, 1 + faster)
+    modelled = _replayed(twin, near, paces, seed)
     rows = []
     for index, trace in enumerate(near):
         seen = trace.done_s - trace.arrival_s
         skip = min(int(0.05 * seen.size), 200)
-        modelled = [
-            _replay(twin, np.tile(trace.arrival_s / (1 + more), (_REPLAYS, 1)), np.random.default_rng([seed, 8, index]))
-            for more in (0.0, faster)  # the same services in both
-        ]
-        quantiles = np.log(np.quantile(np.stack(modelled)[:, :, skip:], checked, axis=2))
+        quantiles = np.log(np.quantile(modelled[:, index, :, skip : seen.size], checked, axis=2))
         rows.append((quantiles, np.log(np.quantile(seen[skip:], checked))))
     return _compare(near, rows, faster, checked)
 
 
-def _replay(twin: Twin, arrivals_s: Floats, rng: np.random.Generator) -> Floats:
-    return left_s(twin, simulate(twin.rule, [twin.law], arrivals_s, rng), rng) - arrivals_s
+def _replayed(twin: Twin, traces: Sequence[Trace], paces: Sequence[float], seed: int) -> Floats:
+    """Return response times of the traces' arrivals at each pace, the services the same ones at all.
+
+    Float (paces, traces, replays, requests); behind the requests of a shorter trace stands nan.
+    """
+    arrivals = np.full((len(traces), max(trace.arrival_s.size for trace in traces)), np.inf)
+    for row, trace in zip(arrivals, traces, strict=True):
+        row[: trace.arrival_s.size] = trace.arrival_s
+    lanes = np.repeat(arrivals, _REPLAYS, axis=0)
+    every = np.concatenate([lanes / pace for pace in paces])
+    done = simulate(twin.rule, [twin.law] * len(paces), every, np.random.default_rng([seed, 8]))
+    with np.errstate(invalid="ignore"):  # behind the end of a trace nothing is left of nothing
+        response = [
+            left_s(twin, some, np.random.default_rng([seed, 9])) - lanes / pace
+            for some, pace in zip(np.split(done, len(paces)), paces, strict=True)
+        ]
+    return np.stack(response).reshape(len(paces), len(traces), _REPLAYS, -1)
 
 
 def _compare(

@@ -18,7 +18,7 @@ from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
-_SELECT = 15_000  # requests on which the number of instances is chosen
+_SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of instances are tried, and the best of them
 _NEAR = 0.4  # of the usual rate: from there on steps show the service law
 _SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
@@ -116,17 +116,19 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
     supposed = batch_gaps(traces)
+    fewest, few = _sample(traces, _SCAN), _sample(traces, _SELECT)
     if before is not None:
         likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
-        tries = [_suppose(traces, before.rule, gap) for gap in likely]
-        believable = [found for found in tries if _refusal(found, traces) is None]
-        if believable:
-            return _law_over_time(min(believable, key=_score), traces)
-    few = _sample(traces)
+        gap = min(likely, key=lambda gap: _suppose(few, before.rule, gap).score, default=None)
+        again = _suppose(traces, before.rule, gap) if gap is not None else None
+        if again is not None and _refusal(again, traces) is None:
+            return _law_over_time(again, traces)
     best = None
     for batch, gaps in supposed:
-        scanned = [_suppose(few, Rule(instances=n, max_batch=batch), gap) for gap in gaps[::2][:2] for n in _INSTANCES]
-        tried = min(scanned, key=_score)
+        rules = [Rule(instances=n, max_batch=batch) for n in _INSTANCES]
+        scanned = sorted((_suppose(fewest, rule, gap) for gap in gaps[::2][:2] for rule in rules), key=_score)
+        likely = (replace(one.rule, wait_s=0.0) for one in scanned[:_BEST])
+        tried = min((_suppose(few, rule, one.gap_s) for rule, one in zip(likely, scanned, strict=False)), key=_score)
         others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
         tried = min((tried, *others), key=_score)
         best = min((best or tried, tried), key=_score)
@@ -140,12 +142,12 @@ def _score(found: _Fit) -> float:
     return found.score
 
 
-def _sample(traces: Sequence[Trace]) -> list[Trace]:
+def _sample(traces: Sequence[Trace], requests: int) -> list[Trace]:
     """Return the traces that say most about the number of instances, each cut to its beginning."""
     total = sum(trace.arrival_s.size for trace in traces)
-    if total <= _SELECT:
+    if total <= requests:
         return list(traces)
-    share = max(_SELECT // len(traces), 500)
+    share = max(requests // len(traces), 500)
     return [trace.head(share) for trace in traces]
 
 
