@@ -28,7 +28,7 @@ from scipy import stats
 from analysis.capacity import Capacity
 from analysis.dwell import Dwell
 from analysis.estimate import Estimate
-from analysis.evidence import REACHES, Evidence, load, relaxation_s
+from analysis.evidence import REACHES, Evidence, load, rate_at, relaxation_s
 from analysis.line import Line, fit_line
 from analysis.sla import SLA
 from analysis.stationarity import Stationarity, stationarity
@@ -225,9 +225,9 @@ def _most_seen(dwells: tuple[Dwell, ...], sla: SLA, top: float) -> float:
 def _crossed(line: Line, capacity: Capacity) -> Crossing:
     """Return where a line crosses what is allowed, with the ends of its intervals."""
     top = line.capacity_rps
-    low, high = (_rate(top, y) for y in line.ends(_TWO_SIDED))
-    safe = _rate(top, line.ends(_ONE_SIDED)[0])
-    rate, more = _rate(top, line.y), float(np.exp(1.96 * _MISFIT))
+    low, high = (rate_at(top, y) for y in line.ends(_TWO_SIDED))
+    safe = rate_at(top, line.ends(_ONE_SIDED)[0])
+    rate, more = rate_at(top, line.y), float(np.exp(1.96 * _MISFIT))
     high = max(min(high * more, capacity.rate_rps * (1 + 2.5 * capacity.error)), rate)
     return Crossing(
         rate_rps=rate, low_rps=low / more, high_rps=high, safe_rps=safe / more,
@@ -246,20 +246,20 @@ def _interval(count: _Count, capacity: Capacity, seen_rps: float) -> Crossing:
     steep = [count.root(g + k * evidence.exponent_sd) for k in (-1, 1)]
     law = float(np.hypot(0.5 * (max(*steep, y) - min(*steep, y)), _FAR * (y - evidence.mean)))
     tops = [capacity.rate_rps * (1 + k * capacity.error) for k in (0.0, 2.0)]
-    ends = [_rate(m, count.root(g, top=m)) for m in tops]
+    ends = [rate_at(m, count.root(g, top=m)) for m in tops]
     spread = 0.5 * abs(float(np.log(ends[1] / ends[0])))
     idle = 1 / (1 + float(np.exp(y)))  # d ln rate / dy
     sd = np.hypot(np.hypot(chance, law) * idle, np.hypot(spread, _MISFIT))
     two, one = (float(stats.t.ppf(1 - level, max(count.causes, 2.0))) for level in (_TWO_SIDED, _ONE_SIDED))
-    high = min(_rate(top, y) * float(np.exp(two * sd[1])), capacity.rate_rps * (1 + 2.5 * capacity.error))
+    high = min(rate_at(top, y) * float(np.exp(two * sd[1])), capacity.rate_rps * (1 + 2.5 * capacity.error))
     # nor above what the server surely completes
     known = min(seen_rps, 0.998 * capacity.rate_rps / (1 + 2 * capacity.error), high)
-    low, safe = (min(_rate(top, y) * float(np.exp(-z * sd[0])), known) for z in (two, one))
+    low, safe = (min(rate_at(top, y) * float(np.exp(-z * sd[0])), known) for z in (two, one))
     if evidence.tail_slope() < _REGULAR:
         low, safe = (
-            min(end, _rate(top, _by_causes(count, level))) for end, level in ((low, _TWO_SIDED), (safe, _ONE_SIDED))
+            min(end, rate_at(top, _by_causes(count, level))) for end, level in ((low, _TWO_SIDED), (safe, _ONE_SIDED))
         )
-    rate = min(max(_rate(top, y), low), high)
+    rate = min(max(rate_at(top, y), low), high)
     return Crossing(
         rate_rps=rate, low_rps=low, high_rps=high, safe_rps=min(max(safe, low), rate),
         noise=1.96 * float(chance[0]) * idle,
@@ -275,10 +275,6 @@ def _by_causes(count: _Count, level: float) -> float:
     causes = total**2 / float(sizes @ sizes)
     share = total * float(stats.gamma.ppf(1 - level, causes + 1)) / causes / count.expected
     return mean - max(float(np.log(share)), 0.0) / _FLATTEST
-
-
-def _rate(top: float, y: float) -> float:
-    return top / (1 + float(np.exp(-y)))
 
 
 def _passes(dwell: Dwell, sla: SLA, headroom: float = 1.0) -> bool:

@@ -3,6 +3,8 @@
 Legend and sources: see `analysis.boundary`.
 """
 
+from math import exp
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,11 @@ def load(rate_rps: Floats | float, capacity_rps: Floats | float) -> Floats:
     rate = np.asarray(rate_rps, dtype=np.float64)
     y: Floats = np.log(rate / np.maximum(capacity_rps - rate, _LEAST_GAP * np.asarray(capacity_rps)))
     return y
+
+
+def rate_at(capacity_rps: float, y: float) -> float:
+    """Return the rate whose load is y, the inverse of `load`; d ln rate / dy = 1 / (1 + exp y)."""
+    return capacity_rps / (1 + exp(-y))
 
 
 def relaxation_s(rate_rps: float, capacity_rps: float, limit_s: float) -> float:

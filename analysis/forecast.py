@@ -10,8 +10,9 @@ from math import exp, hypot, log, sqrt
 import numpy as np
 
 from analysis.doubt import FLOOR, SHOWN, bent_doubt, rare_doubt, resampled_doubt
+from analysis.evidence import rate_at
 from analysis.queueing import Floats
-from analysis.simulation import rate_at, response_s, shape_of, share_above, steady_response_s
+from analysis.simulation import response_s, shape_of, share_above, steady_response_s
 from analysis.sla import SLA
 from analysis.twin import Twin
 

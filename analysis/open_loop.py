@@ -4,12 +4,12 @@ Pure policy: results in, the next step out. `analysis.search` keeps the budget a
 """
 
 from dataclasses import dataclass, field, replace
-from math import exp, inf, log, sqrt
+from math import inf, log, sqrt
 
 from analysis.boundary import Crossing, locate, needed_s, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
-from analysis.evidence import load, relaxation_s
+from analysis.evidence import load, rate_at, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
 from analysis.look import Descent, Look, error_crossing, hopeless_rates
 from analysis.operating_point import Confirmation
@@ -91,6 +91,11 @@ class OpenLoop:
     def limit_s(self) -> float:
         """Return the longest limit of the SLAs, seconds."""
         return max(sla.limit_s for sla in self.slas)
+
+    @property
+    def measured_s(self) -> float:
+        """Return the seconds of the steps that were not rungs of the ramp."""
+        return sum(look.dwell.length_s for look in self.looks if not look.ramp)
 
     @property
     def scale_s(self) -> float:
@@ -185,14 +190,12 @@ class OpenLoop:
         if self.twin.believed and self.binding in self.twin.forecasts:
             needed = self.twin.needed_s(self.binding, precision)
             return None if needed is None else max(needed, self.twin.least_s)
-        measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
         near = needed_s(point, precision)
-        return max(measured - point.near_s + max(near, point.near_s), SETTLED_S) if near else None
+        return max(self.measured_s - point.near_s + max(near, point.near_s), SETTLED_S) if near else None
 
-    @property
-    def expected_s(self) -> float | None:
-        """Return the seconds of load, from the first to the last, that the asked precision will take."""
-        needed = self.needed_s(self.precision)
+    def expected_s(self, precision: float) -> float | None:
+        """Return the seconds of load, from the first to the last, that a precision takes."""
+        needed = self.needed_s(precision)
         return None if needed is None else needed + self._confirm_s()
 
     @property
@@ -317,8 +320,9 @@ class OpenLoop:
         twin = self.twin.twin if self.twin.believed else None
         if self.ramp.capacity is None or self._rechecks >= len(_RECHECK_S) or (twin is not None and not twin.drift):
             return False
-        measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
-        return measured >= _RECHECK_S[self._rechecks] or (self.narrow and measured > self._rechecked_s + _RECENTLY_S)
+        return self.measured_s >= _RECHECK_S[self._rechecks] or (
+            self.narrow and self.measured_s > self._rechecked_s + _RECENTLY_S
+        )
 
     def _plan_recheck(self, capacity: Capacity) -> Plan:
         """Plan a step above the capacity that shows what it is now."""
@@ -336,8 +340,7 @@ class OpenLoop:
         return max(1.0, min(10 * self.scale_s, 2.0 + 3 * self.scale_s), min(1000 / rate, 10.0))
 
     def _longest_dwell_s(self) -> float:
-        measured = sum(look.dwell.length_s for look in self.looks if not look.ramp)
-        return max(10.0, 15 * self.scale_s, min(0.2 * measured, 0.15 * self.budget_s))
+        return max(10.0, 15 * self.scale_s, min(0.2 * self.measured_s, 0.15 * self.budget_s))
 
     @property
     def _longest_descent_s(self) -> float:
@@ -388,7 +391,7 @@ class OpenLoop:
             y = max(min(y, max(passed) + log(_GROWTH)), max(passed) - 0.6)
         else:
             y = max(y, min(float(load(look.rate_rps, top)) for look in measured) - 1.5)
-        rate = min(top / (1 + exp(-y)), ceiling)
+        rate = min(rate_at(top, y), ceiling)
         rate = min(rate, self._highest_rate(top))
         aborted = min((look.rate_rps for look in self.looks if look.dwell.aborted), default=float("inf"))
         return min(rate, 0.995 * aborted) if aborted > point.low_rps else rate
@@ -430,7 +433,7 @@ class OpenLoop:
         again = self._ramped and result.step.purpose == "ramp" and before is not None
         if again:
             self._rechecks += 1
-            self._rechecked_s = sum(look.dwell.length_s for look in self.looks if not look.ramp)
+            self._rechecked_s = self.measured_s
         overloaded = self.ramp.add(result, stopped=stopped)
         if again and before is not None:
             now = measure_capacity(result) if overloaded else None

@@ -188,7 +188,8 @@ def _latest(arrival_s: Floats, rule: Rule) -> Floats:
     """Return when a batch that begins with each request starts where an instance is free: full, or tired of waiting."""
     full = np.full(arrival_s.size, np.inf)
     full[: max(0, arrival_s.size - rule.max_batch + 1)] = arrival_s[rule.max_batch - 1 :]
-    return np.minimum(arrival_s + rule.wait_s, full)
+    latest: Floats = np.minimum(arrival_s + rule.wait_s, full)
+    return latest
 
 
 def _full_from(firsts: Ints, sizes: Ints, batch: int) -> Ints:
@@ -221,7 +222,7 @@ def _told_apart(
         while ends[k] <= i:
             k += 1
         ready, close, end = free[0], latest[i], ends[k]
-        close = close if close > ready else ready
+        close = max(ready, close)
         whole = end - i <= batch and (i == 0 or i == ends[k - 1])
         if not whole:
             end = min(end, i + batch)

@@ -83,10 +83,9 @@ class Search:
         """Return the budget spent so far, seconds."""
         return (self._last_ns - self._first_ns) / 1e9 if self._first_ns is not None else 0.0
 
-    @property
-    def expected_s(self) -> float | None:
-        """Return the seconds of load that the asked precision will take in all, or None before anything is known."""
-        expected = self._open.expected_s if self._closed is None else None
+    def expected_s(self, precision: float | None = None) -> float | None:
+        """Return the seconds of load that a precision, or the asked one, takes in all; None where that is not known."""
+        expected = self._open.expected_s(precision or self.precision) if self._closed is None else None
         return None if expected is None else max(expected, self.spent_s + self._open.confirm_left_s)
 
     @property

@@ -4,8 +4,6 @@ Fixed counts per second would remove the bursts that make the tail. Legend: p sh
 alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the load, in which ln p is nearly straight.
 """
 
-from math import exp
-
 import numpy as np
 
 from analysis.evidence import relaxation_s
@@ -16,11 +14,6 @@ GROUPS = 16  # lanes are a multiple of it
 COARSE = 80_000  # requests of a simulation that need not be exact, warm-up left out
 _LONGEST_LANE = 120_000
 _LONGEST_LANE_SINGLE = 25_000
-
-
-def rate_at(top_rps: float, y: float) -> float:
-    """Return the rate whose load is y = ln (rate / (M - rate)); d ln rate / dy = 1 / (1 + exp y)."""
-    return top_rps / (1 + exp(-y))
 
 
 def response_s(twin: Twin, law: Law, rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:

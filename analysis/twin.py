@@ -127,8 +127,8 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     for batch, gaps in supposed:
         rules = [Rule(instances=n, max_batch=batch) for n in _INSTANCES]
         scanned = sorted((_suppose(fewest, rule, gap) for gap in gaps[::2][:2] for rule in rules), key=_score)
-        likely = (replace(one.rule, wait_s=0.0) for one in scanned[:_BEST])
-        tried = min((_suppose(few, rule, one.gap_s) for rule, one in zip(likely, scanned, strict=False)), key=_score)
+        better = [_suppose(few, replace(one.rule, wait_s=0.0), one.gap_s) for one in scanned[:_BEST]]
+        tried = min(better, key=_score)
         others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
         tried = min((tried, *others), key=_score)
         best = min((best or tried, tried), key=_score)

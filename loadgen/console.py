@@ -96,9 +96,13 @@ def _drain(
 
 def _draw_lines(screen: Console, title: str, updates: Iterator[Progress]) -> None:
     screen.print(Text(_line(title)), soft_wrap=True)
+    told = False
     for progress in updates:
         if progress.ended and progress.records and not _is_by_hand(progress):  # of a load, the answer says it all
             screen.print(step_line(progress), soft_wrap=True)
+            if not told and (plan := costs(progress)):
+                screen.print(f"on this server {plan}", soft_wrap=True)
+                told = True
 
 
 def _draw_live(screen: Console, title: str, updates: Iterator[Progress]) -> None:
@@ -144,6 +148,7 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
         step = f"{progress.index + 1} {progress.step.purpose}, {_level(progress.step)}"
         so_far = _row("so far", _bracket(progress.records), _so_far(progress))
         rows = [_row("step", step, _step_time(progress)), *rows, so_far]
+        rows += [_row("plan", plan)] if (plan := costs(progress)) else []
     rows = [Text(_line(title), style="bold"), *rows, _time_row(progress, width)]
     plot_height = min(14, height - len(rows) - 3)
     if sla and not _is_by_hand(progress) and plot_height >= 6 and width >= 40:
@@ -194,6 +199,16 @@ def _to_go(progress: Progress) -> str:
     if progress.expected_s > progress.budget_s:
         return ", the budget may end first"
     return f", about {text.duration(text.rough(max(0.0, progress.expected_s - progress.elapsed_s)))} to go"
+
+
+def costs(progress: Progress) -> str:
+    """Say what precisions that are still to come cost on this server, in load from the first request on.
+
+    Of those that cost the same, the narrowest is named.
+    """
+    dearer = {text.duration(text.rough(s)): precision for precision, s in progress.costs if s > progress.elapsed_s}
+    told = [f"±{text.share(precision)} takes about {length}" for length, precision in dearer.items()]
+    return f"{', '.join(told)} of load in all" if told else ""
 
 
 def _so_far(progress: Progress) -> str:

@@ -23,6 +23,7 @@ class Progress:
         in_flight: Requests due and not ended.
         records: Steps that have ended.
         expected_s: Load that the asked precision will take in all, seconds; None: not known, or a load by hand.
+        costs: (precision, load that it takes in all on this server, seconds), where that is known.
         interval: The operating rate so far; None: not known, or a load by hand.
     """
 
@@ -40,6 +41,7 @@ class Progress:
     in_flight: int
     records: tuple[StepRecord, ...]
     expected_s: float | None = None
+    costs: tuple[tuple[float, float], ...] = ()
     interval: Estimate | None = None
 
 

@@ -41,6 +41,7 @@ from loadgen.workload import Workload, rendered
 from scenarios.expect import Expect
 from scenarios.scenario import Scenario
 
+_PRECISIONS = (0.05, 0.02, 0.01)  # whose cost is told
 _PREFLIGHT = Step(rate_rps=50.0, duration_s=0.1, arrivals="constant", purpose="preflight")  # five requests
 _MOST_AUTO_WORKERS = 4
 _GRACE_NS = 2 * NS_PER_S  # after an interruption, replies are awaited this long
@@ -256,6 +257,7 @@ class _Session:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._start_ns = now_ns()
         self._expected_s: float | None = None
+        self._costs: tuple[tuple[float, float], ...] = ()
         self._interval: Estimate | None = None
 
     def run(self) -> Finished:
@@ -272,7 +274,9 @@ class _Session:
                 result = self._run_step(step, search.overloaded)
                 if ABANDONED not in result.reasons:  # what the user cut off says nothing of the target
                     search.add(result)
-                self._expected_s, self._interval = search.expected_s, search.interval
+                self._expected_s, self._interval = search.expected_s(), search.interval
+                known = ((precision, search.expected_s(precision)) for precision in _PRECISIONS)
+                self._costs = tuple((precision, cost) for precision, cost in known if cost is not None)
                 self._show_end(result)
             answer = search.answer()
         except Exception as defect:  # noqa: BLE001 (what was measured is kept; the command line tells of the defect)
@@ -371,6 +375,7 @@ class _Session:
             in_flight=progress.in_flight,
             records=tuple(self._records),
             expected_s=self._expected_s,
+            costs=self._costs,
             interval=self._interval,
         )
 

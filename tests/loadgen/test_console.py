@@ -300,6 +300,19 @@ def test_the_view_says_how_long_it_will_take(changes: dict[str, Any], words: str
     assert words not in "".join(_painted(_progress()))
 
 
+def test_what_each_precision_costs_is_told_once_it_is_known() -> None:
+    """In the live view, and once in a log; of precisions that cost the same the narrowest, and none that is past."""
+    known = _progress(ended=True, records=RECORDS, costs=((0.05, 72.0), (0.02, 72.4), (0.01, 240.0)), elapsed_s=40.0)
+    plan = "±2 % takes about 72 s, ±1 % takes about 4 min of load in all"
+    assert any(line.startswith("plan") and line.rstrip().endswith(plan) for line in _painted(known, 100))
+    stream = io.StringIO()
+    with console.live("t", stream) as show:
+        for progress in (_progress(ended=True, records=RECORDS), known, known):
+            show(progress)
+    assert stream.getvalue().count(f"on this server {plan}") == 1
+    assert console.costs(_progress(costs=((0.05, 30.0),), elapsed_s=40.0)) == ""
+
+
 def test_the_view_and_the_lines_show_the_interval_so_far() -> None:
     """The operating rate with its interval and half-width, as soon as there is one; open above, it has none."""
     rate = Estimate(value=540.0, low=520.0, high=560.0)
