@@ -26,6 +26,7 @@ _ABOVE_CAPACITY = 0.04
 _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
 SETTLED_S, SETTLED_RANDOM_S, _STEADY = 25.0, 60.0, 0.1  # the first up to that coefficient of variation
+_SETTLING = 0.05  # doubt about ln rate after half of the shortest such time: a server may still warm up
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
 _FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
@@ -127,7 +128,8 @@ class TwinEstimator:
             return
         seconds = self.seconds
         waiting = self.refused is not None and self.refused.endswith("yet")
-        if seconds < _LATER * self._fitted and not again and not waiting:
+        settles = self._fitted < SETTLED_S <= seconds
+        if seconds < _LATER * self._fitted and not (again or waiting or settles):
             return
         self._fitted = seconds
         why, lasting = self._try(capacity, counted, seed)
@@ -177,7 +179,8 @@ class TwinEstimator:
         return counted[name].rate_rps / capacity.rate_rps if name in counted else None
 
     def _crossing(self, found: Forecast, check: Check, most_rps: float) -> Crossing:
-        below, above = (hypot(found.sd, check.misfit, rare) for rare in (found.below, found.above))
+        settling = _SETTLING * max(0.0, SETTLED_S / self.seconds - 1)
+        below, above = (hypot(found.sd, check.misfit, rare, settling) for rare in (found.below, found.above))
         rate = found.rate_rps
         return Crossing(
             rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * below),
