@@ -62,7 +62,8 @@ def bench(session: nox.Session) -> None:
     """Measure the engine beside wrk and Locust, and the default scenario against its known truth; prints tables.
 
     Names after -- choose others: `nox -s bench -- triton` compares with perf_analyzer, `servers` our server with Triton
-    (both need OPFIND_PEERS), and `levers` measures what each lever of the server does.
+    (both need OPFIND_PEERS), `levers` measures what each lever of the server does, and `overload` sends three times its
+    capacity for a minute.
     """
     session.install("-e", ".", *TEST_TOOLS, "locust")
     for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):
