@@ -1,11 +1,13 @@
 """The checks that every change passes (`nox`), and the longer measurements (`nox -s bench`, …)."""
 
+import os
 import re
 import shlex
 import tempfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.sessions = ["lint", "typing", "tests"]
 nox.options.error_on_missing_interpreters = False
@@ -13,6 +15,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
 TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
+# PyTorch's own index of wheels for processors alone: from PyPI, Linux gets gigabytes of CUDA.
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 @nox.session
@@ -34,7 +38,23 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after -- go to pytest."""
     session.install("-e", ".", *TEST_TOOLS)
+    install_torch(session)
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+def install_torch(session: nox.Session) -> None:
+    """Install torch for the processor alone, where its index answers; elsewhere the tests of networks skip."""
+    # The index and nothing else: pip's settings might name another one, whose newer torch would be taken instead.
+    alone = ("--isolated", "--no-deps", "--index-url", TORCH_INDEX, "--retries", "0", "--timeout", "10")
+    try:
+        session.run(
+            "python", "-m", "pip", "install", "-q", *alone, "torch>=2.4", env={"PIP_CONFIG_FILE": os.devnull},
+            silent=True,
+        )  # fmt: skip
+    except CommandFailed:
+        session.warn(f"{TORCH_INDEX} does not answer, or has no torch for this Python: the tests of networks skip")
+        return
+    session.install("torch>=2.4")  # is there: only what it needs, from where everything else comes
 
 
 @nox.session
@@ -42,7 +62,8 @@ def bench(session: nox.Session) -> None:
     """Measure the engine beside wrk and Locust, and the default scenario against its known truth; prints tables.
 
     Names after -- choose others: `nox -s bench -- triton` compares with perf_analyzer, `servers` our server with Triton
-    (both need OPFIND_PEERS), and `levers` measures what each lever of the server does.
+    (both need OPFIND_PEERS), `levers` measures what each lever of the server does, and `overload` sends three times its
+    capacity for a minute.
     """
     session.install("-e", ".", *TEST_TOOLS, "locust")
     for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):

@@ -1,7 +1,9 @@
 """What a server says of itself: its own counters, read before and after a step."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from threading import Event, Thread
 from typing import Any
 
 import msgspec
@@ -30,6 +32,25 @@ _SAMPLES: dict[str, dict[str, float]] = {
         "vllm:request_inference_time_seconds_sum": 1,
     },
 }  # fmt: skip
+# Of each device: the seconds for which it was busy, counted (ours), and how busy it is, a share of now (Triton's).
+_BUSY_S, _UTILISATION, _DEVICE = "opfind_server_device_busy_seconds", "nv_gpu_utilization", "gpu_uuid"
+_SAMPLE_S = 1.0
+_RENEWED_S = 2.0  # Triton's --metrics-interval-ms: what a gauge says sooner is of the time before the step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Hold what a server told at one time.
+
+    Attributes:
+        counters: By what we call them, times in seconds.
+        busy_s: For how long each device was busy so far, seconds.
+        utilisation: How busy each device is, a share.
+    """
+
+    counters: Mapping[str, float]
+    busy_s: Mapping[str, float] = field(default_factory=dict)
+    utilisation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,35 +91,70 @@ class Scrape:
             return cls(endpoint=there, headers=target.headers, model=model, is_statistics=True)
         return None
 
-    def read(self) -> dict[str, float] | None:
-        """Return the counters as they are now, times in seconds; None where the server does not tell."""
+    def read(self) -> Reading | None:
+        """Return what the server tells now; None where it does not."""
         try:
             status, body = get(self.endpoint, self.endpoint.path, self.headers)
             if status != _HTTP_OK:
                 return None
-            return of_statistics(body) if self.is_statistics else of_page(body.decode(errors="replace"), self.model)
+            if self.is_statistics:
+                return Reading(counters=of_statistics(body))
+            return of_page(body.decode(errors="replace"), self.model)
         except (*Asked, ValueError):
             return None
 
 
-def of_page(page: str, model: str | None) -> dict[str, float]:
-    """Return the counters of a page in Prometheus' text format.
+@contextmanager
+def sampled(scrape: Scrape | None, before: Reading | None) -> Iterator[list[Mapping[str, float]]]:
+    """Read how busy the devices are once a second meanwhile, where the server counts no time for which they were busy.
+
+    Yields:
+        What was read so far: a share by device, each time.
+    """
+    samples: list[Mapping[str, float]] = []
+    if scrape is None or before is None or before.busy_s or not before.utilisation:
+        yield samples
+        return
+    over = Event()
+
+    def sample() -> None:
+        wait_s = _RENEWED_S
+        while not over.wait(wait_s):
+            wait_s = _SAMPLE_S
+            reading = scrape.read()
+            if reading is not None and not over.is_set():
+                samples.append(reading.utilisation)
+
+    thread = Thread(target=sample, name="utilisation", daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join(_SAMPLE_S)  # a server that does not answer keeps nobody waiting
+
+
+def of_page(page: str, model: str | None) -> Reading:
+    """Return what a page in Prometheus' text format tells.
 
     Raises:
         ValueError: It is none.
     """
     names = {sample: (ours, factor) for ours, samples in _SAMPLES.items() for sample, factor in samples.items()}
     found: dict[str, float] = {}
+    devices: dict[str, dict[str, float]] = {_BUSY_S: {}, _UTILISATION: {}}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             name = sample.name.removesuffix("_total")  # the library appends it to counters that lack it
+            if name in devices:
+                devices[name][sample.labels.get(_DEVICE, "")] = sample.value
             if name not in names:
                 continue
             of_model = sample.labels.get("model", sample.labels.get("model_name"))
             if model is None or of_model in (None, model):
                 ours, factor = names[name]
                 found[ours] = found.get(ours, 0.0) + sample.value * factor
-    return found
+    return Reading(counters=found, busy_s=devices[_BUSY_S], utilisation=devices[_UTILISATION])
 
 
 def of_statistics(body: bytes) -> dict[str, float]:
@@ -122,17 +178,45 @@ def of_statistics(body: bytes) -> dict[str, float]:
 
 
 def between(
-    before: Mapping[str, float] | None, after: Mapping[str, float] | None, answered: int
+    before: Reading | None,
+    after: Reading | None,
+    answered: int,
+    *,
+    length_s: float,
+    samples: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, float] | None:
-    """Return what a server did between two readings: counts, and the mean queue and compute time of a request, seconds.
+    """Return what a server did between two readings.
 
-    None where it did not tell, began to count anew, or counted less than half or more than twice of the requests that
-    were answered: then several servers answer in turn, or others ask it too.
+    Args:
+        before: A step.
+        after: It.
+        answered: Requests that were answered meanwhile.
+        length_s: From the step's start to the end of its last request, seconds.
+        samples: How busy each device was, now and then meanwhile.
+
+    Returns:
+        Counts; the mean queue and compute time of a request, seconds; `device_busy`, the share of the step for which
+        the busiest device was busy, and `devices`, how many tell of that, where any does. None where the server did
+        not tell, began to count anew, or counted less than half or more than twice of the requests that were answered:
+        then several servers answer in turn, or others ask it too.
     """
     if before is None or after is None:
         return None
-    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    grown = {name: value - before.counters.get(name, 0.0) for name, value in after.counters.items()}
     requests = grown.get("requests", 0.0)
     if requests <= 0 or not answered / 2 <= requests <= 2 * answered or any(value < 0 for value in grown.values()):
         return None
-    return {name: value / requests if name.endswith("_s") else value for name, value in grown.items()}
+    means = {name: value / requests if name.endswith("_s") else value for name, value in grown.items()}
+    return means | _busy(before, after, length_s, samples)
+
+
+def _busy(before: Reading, after: Reading, length_s: float, samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return how busy the busiest device was, and how many devices there are; nothing where none tells."""
+    if after.busy_s:
+        shares = [(busy_s - before.busy_s.get(name, 0.0)) / length_s for name, busy_s in after.busy_s.items()]
+    else:
+        names = {name for sample in samples for name in sample}
+        shares = [sum(sample.get(name, 0.0) for sample in samples) / len(samples) for name in names]
+    if not shares:
+        return {}
+    return {"device_busy": min(1.0, max(0.0, *shares)), "devices": len(shares)}

@@ -35,7 +35,7 @@ from loadgen.fleet import ABANDONED, COALESCE_NS, Fleet, Setup, StepView, afford
 from loadgen.health import usable_cores
 from loadgen.mask import mask
 from loadgen.progress import Progress, Show
-from loadgen.scrape import Scrape, between
+from loadgen.scrape import Scrape, between, sampled
 from loadgen.target import Endpoint, request_bytes, request_head
 from loadgen.workload import Workload, rendered
 from scenarios.expect import Expect
@@ -321,12 +321,16 @@ class _Session:
         def watch(view: StepView) -> None:
             self._show(self._progress(step, view.result, view.progress))
 
-        before = self._scrape.read() if self._scrape else None
-        result, client, errors = self._fleet.run_step(
-            step, is_over, watch=watch, is_abandoned=self._interrupts.is_urgent
-        )
-        if self._scrape:
-            result = replace(result, server=between(before, self._scrape.read(), result.counts["ok"]))
+        scrape = self._scrape
+        before = scrape.read() if scrape else None
+        with sampled(scrape, before) as samples:
+            result, client, errors = self._fleet.run_step(
+                step, is_over, watch=watch, is_abandoned=self._interrupts.is_urgent
+            )
+        if scrape:
+            length_s = max(1, result.end_ns - result.start_ns) / NS_PER_S
+            told = between(before, scrape.read(), result.counts["ok"], length_s=length_s, samples=samples)
+            result = replace(result, server=told)
         if not self._interrupts and _looks_dead(result) and not self._answers():
             reason = Reason("target", "the target stopped answering: check whether it is still running")
             result = replace(result, reasons=(*result.reasons, reason))

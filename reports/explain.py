@@ -93,6 +93,9 @@ def at_the_limit(run: Run, rate_rps: float) -> str:
         most = run.answer.server.max_batch if run.answer and run.answer.server else 1
         full = f" of {most}" if most > 1 else ""
         parts.append(f"batches averaged {text.number(told.get('rows', told.get('requests', 0.0)) / batches)}{full}")
+    if told.get("device_busy", 0.0) > 0:  # none at all says that the device does not know
+        which = "the device" if told.get("devices", 1.0) == 1 else "the busiest device"
+        parts.append(f"{which} was busy for {text.share(told['device_busy'])} of the time")
     at = f"at {text.number(record.step.rate_rps or 0.0)} req/s"
     return text.sentence(f"{at} {'; '.join(parts)} (the server's own counters)") if parts else ""
 

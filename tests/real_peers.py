@@ -55,14 +55,17 @@ def python_with(module: str) -> str:
 
 
 @contextlib.contextmanager
-def triton() -> Iterator[str]:
+def triton(command: str | None = None) -> Iterator[str]:
     """Run Triton, ready, as a child; yield the URL at which its model infers. Its first start may take minutes.
+
+    Args:
+        command: That starts it; None: `run_triton.sh`, wherever it is.
 
     Raises:
         NoPeerError: No script starts it, or its ports are taken.
         RuntimeError: It ended, or was not ready in time; the message has its last words.
     """
-    command = script("run_triton.sh")
+    command = command or script("run_triton.sh")
     for port in PORTS:
         with socket.socket() as probe:
             if probe.connect_ex((HOST, port)) == 0:

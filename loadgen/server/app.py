@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote_to_bytes
 from loadgen.clock import now_ns
 from loadgen.server import describe, kserve, metrics, plain, torchserve
 from loadgen.server.config import Limits
-from loadgen.server.http import Cancel, Connections, Handle, Request, Response, Send, error
+from loadgen.server.connections import Connections
 from loadgen.server.job import RefusedError, Reply
+from loadgen.server.messages import Cancel, Handle, Request, Response, Send, error
 from loadgen.server.model import Gpus, Model
 
 _TEXT = b"text/plain"

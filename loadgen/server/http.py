@@ -6,113 +6,32 @@ time that a header or a body takes to arrive nor the number of connections. The 
 httptools too, and shares no code with this.
 """
 
-import json
 from asyncio import Protocol, Transport
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 
 from loadgen.clock import NS_PER_S, now_ns
-from loadgen.server.config import Limits
+from loadgen.server.connections import Connections
+from loadgen.server.messages import Cancel, Request, Response, error
 
-JSON = b"application/json"
 _LINGER_S = 2.0
+_HEADER_FRAME = 4  # bytes of a header line besides name and value, with no space
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NEVER = 1 << 62
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
-_ENCODE = json.JSONEncoder().encode
-
-
-@dataclass(slots=True)
-class Request:
-    """Hold one request.
-
-    Attributes:
-        method: In capitals.
-        path: Without the query, as sent.
-        query: After the question mark.
-        headers: Values by name in small letters; of a name that comes twice, the last.
-        body: All of it.
-        began_ns: When all of it had come.
-    """
-
-    method: bytes = b""
-    path: bytes = b""
-    query: bytes = b""
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    body: bytes = b""
-    began_ns: int = 0
-
-
-@dataclass(slots=True)
-class Response:
-    """Answer one request.
-
-    Attributes:
-        body: All of it.
-        status: HTTP's.
-        content_type: Of the body.
-        extra: More header lines, each with its end.
-    """
-
-    body: bytes = b""
-    status: int = 200
-    content_type: bytes = JSON
-    extra: bytes = b""
-
-
-Send = Callable[[Response], None]
-Cancel = Callable[[], object]
-Handle = Callable[[Request, Send], Cancel | None]  # answers now or later, once; what it returns forgets the request
-
-
-class Connections:
-    """Hold what the connections of a server share.
-
-    Args:
-        handle: Answers requests; what it raises is a defect, and ends the connection with a 500.
-        limits: Of the server.
-    """
-
-    def __init__(self, handle: Handle, limits: Limits) -> None:
-        self.handle = handle
-        self.limits = limits
-        self.open: set[Connection] = set()
-        self.is_draining = False
-        self.head_ns = round(limits.head_timeout_s * NS_PER_S)
-        self.body_ns = round(limits.body_timeout_s * NS_PER_S)
-        self.idle_ns = round(limits.idle_timeout_s * NS_PER_S)
-
-    def sweep(self) -> None:
-        """End the connections that are too slow; to be called about once a second, instead of a timer for each."""
-        at_ns = now_ns()
-        for connection in [one for one in self.open if one.deadline_ns <= at_ns]:
-            connection.expire()
-
-    def drain(self) -> None:
-        """End the connections that are idle, and each other one after its reply."""
-        self.is_draining = True
-        for connection in list(self.open):
-            connection.drain()
-
-    @property
-    def working(self) -> int:
-        """Return the number of connections whose reply is not yet sent."""
-        return sum(connection.is_working for connection in self.open)
 
 
 class Connection(Protocol):
     """Serve one connection: requests one after the other, replies in their order."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_cancel", "_connection", "_head_bytes", "_is_blocked", "_is_deaf", "_is_head",
-        "_is_lingering", "_is_stepping", "_owes_continue", "_parser", "_pipelined", "_request", "_shared", "_transport",
-        "_turn", "_url", "deadline_ns", "is_working",
+        "_body", "_body_bytes", "_body_here", "_cancel", "_connection", "_has_ended", "_head_bytes", "_header_bytes",
+        "_is_blocked", "_is_deaf", "_is_head", "_is_lingering", "_is_stepping", "_owes_continue", "_parser",
+        "_pipelined", "_request", "_shared", "_transport", "_turn", "_url", "deadline_ns", "is_accepted", "is_working",
     )  # fmt: skip
 
     def __init__(self, shared: Connections) -> None:
@@ -126,8 +45,9 @@ class Connection(Protocol):
         self._is_blocked = self._is_lingering = False
         self._is_deaf = False  # what comes is dropped
         self._is_head = self._is_stepping = self._owes_continue = False
-        self._head_bytes = self._turn = 0
-        self.is_working = False
+        self._has_ended = False  # a request, within the data at hand
+        self._body_here = self._head_bytes = self._header_bytes = self._turn = 0
+        self.is_accepted = self.is_working = False
         self.deadline_ns = _NEVER
 
     # What asyncio calls.
@@ -135,10 +55,9 @@ class Connection(Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = cast("Transport", transport)
-        shared = self._shared
-        shared.open.add(self)
+        self.is_accepted = self._shared.add(self)
         self._turn_to_client()
-        if len(shared.open) > shared.limits.max_connections:
+        if not self.is_accepted:
             self._refuse(503, "The server has too many connections; try again later.", b"Retry-After: 1\r\n")
 
     def data_received(self, data: bytes) -> None:
@@ -146,14 +65,22 @@ class Connection(Protocol):
         if self._is_deaf:
             return
         self._head_bytes += len(data)
+        self._has_ended = False
+        self._body_here = 0
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserCallbackError as error:
             raise RuntimeError("a request's handler failed") from error
         except httptools.HttpParserError as error:
             self._refuse(400, f"The request is not HTTP/1.1: {error}.")
-        if self._request is not None and self._head_bytes > self._shared.limits.max_head_bytes:
-            self._refuse(431, f"The request's head is longer than {self._shared.limits.max_head_bytes} bytes.")
+        if self._request is None:
+            return
+        if self._has_ended and not self._request.method:  # this head began behind another request
+            # The parser does not say where. It is behind the last empty line, and behind the body, if there is one; a
+            # body that holds an empty line makes this less than it is, never more.
+            self._head_bytes = len(data) - (data.rfind(b"\r\n\r\n") + 4) - self._body_here
+        if self._head_bytes > self._shared.limits.max_head_bytes:
+            self._too_long()
 
     def pause_writing(self) -> None:
         """Give the client its time to take what was sent."""
@@ -174,7 +101,7 @@ class Connection(Protocol):
 
         The parser and this hold each other, so without this only a rare garbage collection would free the two.
         """
-        self._shared.open.discard(self)
+        self._shared.remove(self)
         self._pipelined.clear()
         self._is_lingering = self._is_deaf = True
         self._request = None
@@ -189,7 +116,7 @@ class Connection(Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._url = b""
-        self._body_bytes = 0
+        self._body_bytes = self._header_bytes = 0
         if not self._is_deaf:
             self._request = Request()
             self._turn_to_client()
@@ -202,6 +129,7 @@ class Connection(Protocol):
         """Take a header; those that follow a body in chunks are dropped."""
         if self._request is not None and not self._request.method:
             self._request.headers[name.lower()] = value
+            self._header_bytes += len(name) + len(value) + _HEADER_FRAME
 
     def on_headers_complete(self) -> None:
         """See what kind of request it is, and whether its body may come."""
@@ -210,7 +138,10 @@ class Connection(Protocol):
             return
         request.method = self._parser.get_method()
         request.path, _, request.query = self._url.partition(b"?")
-        self._head_bytes = 0
+        self._head_bytes = self._body_here = 0
+        if len(self._url) + self._header_bytes > self._shared.limits.max_head_bytes:
+            self._too_long()
+            return
         if self._is_offer(request):
             return
         length = int(request.headers.get(b"content-length", b"0"))  # the parser lets only digits pass
@@ -228,6 +159,7 @@ class Connection(Protocol):
             return
         self._head_bytes = 0  # from here on what is no body counts: a chunk's extensions, and headers after the last
         self._body_bytes += len(body)
+        self._body_here += len(body)
         if self._body_bytes > self._shared.limits.max_body_bytes:
             self._too_large()
         else:
@@ -241,6 +173,7 @@ class Connection(Protocol):
         body, self._body = self._body, []
         self._request = None
         self._head_bytes = 0
+        self._has_ended = True
         self._owes_continue = False
         request.body = body[0] if len(body) == 1 else b"".join(body)
         request.began_ns = now_ns()
@@ -269,6 +202,10 @@ class Connection(Protocol):
     def abort(self) -> None:
         """End the connection now, whatever is in progress."""
         self._transport.abort()
+
+    def close(self) -> None:
+        """End the connection once all that was written is sent."""
+        self._transport.close()
 
     def drain(self) -> None:
         """End the connection now if it is idle, else after its reply."""
@@ -319,6 +256,9 @@ class Connection(Protocol):
 
     def _too_large(self) -> None:
         self._refuse(413, f"The body is larger than {self._shared.limits.max_body_bytes} bytes.")
+
+    def _too_long(self) -> None:
+        self._refuse(431, f"The request's head is longer than {self._shared.limits.max_head_bytes} bytes.")
 
     def _work(self, request: Request, connection: bytes) -> None:
         self.is_working = True
@@ -400,14 +340,3 @@ class Connection(Protocol):
             self._transport.close()
         else:
             self._transport.write_eof()
-
-
-def error(status: int, sentence: str, extra: bytes = b"") -> Response:
-    """Return the reply that says in one sentence what is wrong."""
-    quoted = json_text(sentence)
-    return Response(b'{"error":%s}' % quoted, status, JSON, extra)
-
-
-def json_text(text: str) -> bytes:
-    """Return a text as JSON."""
-    return _ENCODE(text).encode()

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -36,6 +36,12 @@ class TensorSpec:
             raise ValueError("TensorSpec name '': must not be empty")
         if not all(type(dim) is int and dim >= -1 for dim in self.dims):
             raise ValueError(f"TensorSpec dims {self.dims!r}: must be whole numbers, -1 for any")
+
+
+def first_repeated(specs: Sequence[TensorSpec]) -> int | None:
+    """Return the index of the first tensor whose name an earlier one has, or None."""
+    names = [spec.name for spec in specs]
+    return next((index for index, name in enumerate(names) if name in names[:index]), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +157,9 @@ class ModelConfig:
             raise ValueError(
                 f"ModelConfig default_priority_level {default}: must lie between 1 and priority_levels {levels}"
             )
+        for name, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if (repeated := first_repeated(specs)) is not None:
+                raise ValueError(f"ModelConfig {name} '{specs[repeated].name}': is the name of two of them")
         if not self.instances:
             raise ValueError("ModelConfig instances (): must have at least one entry")
         if not all(1 <= level <= levels for level in self.priority_queues):

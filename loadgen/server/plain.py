@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from loadgen.server.http import Request, Response
 from loadgen.server.job import RefusedError, Reply
+from loadgen.server.messages import Request, Response
 from loadgen.server.model import Model
 from loadgen.server.model_config import ModelConfig
 from loadgen.server.tensors import Tensor, TensorError, empty, from_json, to_list

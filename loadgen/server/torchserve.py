@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadgen.server import kserve, plain
-from loadgen.server.http import Request, Response
 from loadgen.server.job import RefusedError, Reply
+from loadgen.server.messages import Request, Response
 from loadgen.server.model import Model
 from loadgen.server.model_config import ModelConfig
 from loadgen.server.plain import Asked

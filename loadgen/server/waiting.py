@@ -1,6 +1,6 @@
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -75,6 +75,10 @@ class Waiting:
         self._levels = [_Level(of_level.get(level, default)) for level in range(1, levels + 1)]
         self._default = default_level
         self._only = self._levels[0] if levels == 1 else None
+        # All jobs by arrival; of one queue that delays nobody, the queue itself.
+        only = self._only
+        self._has_one_order = only is not None and only.policy.timeout_action != "DELAY"
+        self._arrivals = only.fresh if only is not None and self._has_one_order else OrderedDict[Job, None]()
         self._expiries: list[tuple[int, int, Job]] = []  # a heap; jobs that have left meanwhile are skipped
         self._number = count()
         self.rows = 0
@@ -106,6 +110,8 @@ class Waiting:
             job.expires_ns = job.arrived_ns + timeout_ns
             heapq.heappush(self._expiries, (job.expires_ns, next(self._number), job))
         level.fresh[job] = None
+        if not self._has_one_order:
+            self._arrivals[job] = None
         self.rows += job.rows
         return True
 
@@ -118,6 +124,8 @@ class Waiting:
             del level.delayed[job]
         else:
             return False
+        if not self._has_one_order:
+            del self._arrivals[job]
         self.rows -= job.rows
         self._prune()
         return True
@@ -145,6 +153,8 @@ class Waiting:
             if level.policy.timeout_action == "DELAY":
                 level.delayed[job] = None
             else:
+                if not self._has_one_order:
+                    del self._arrivals[job]
                 self.rows -= job.rows
                 refused.append(job)
         return refused
@@ -160,23 +170,10 @@ class Waiting:
 
     def by_arrival(self) -> Iterator[Job]:
         """Yield all jobs in order of arrival."""
-        if self.is_fifo and self._only is not None:
-            return iter(self._only.fresh)
-        queues: list[Iterable[Job]] = [level.fresh for level in self._levels if level.fresh]
-        # Delayed jobs stand in the order in which their time ran out.
-        queues += [sorted(level.delayed, key=_arrival) for level in self._levels if level.delayed]
-        return iter(queues[0]) if len(queues) == 1 else heapq.merge(*queues, key=_arrival)
+        return iter(self._arrivals)
 
     def oldest_ns(self) -> int | None:
         """Return the arrival of the oldest job, or None."""
-        if self.is_fifo:
-            for job in self.by_arrival():
-                return job.arrived_ns
-            return None
-        oldest = [next(iter(level.fresh)).arrived_ns for level in self._levels if level.fresh]
-        oldest += [job.arrived_ns for level in self._levels for job in level.delayed]
-        return min(oldest, default=None)
-
-
-def _arrival(job: Job) -> int:
-    return job.arrived_ns
+        for job in self._arrivals:
+            return job.arrived_ns
+        return None

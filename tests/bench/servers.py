@@ -2,13 +2,16 @@
 
 `python -m tests.bench.servers [--seconds 20] [--rounds 2]`, with OPFIND_PEERS or PATH leading to `run_triton.sh` (see
 `tests/real_peers.py`). The model takes 5 ms + 1 ms a row in batches of up to 8, so 8 in 13 ms, 615 req/s, is the
-ceiling. The servers take turns. Prints a Markdown table.
+ceiling. With "no-op" the same model takes no time, and each server has one core, so that what it does itself is the
+limit. The servers take turns. Prints a Markdown table.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.real_peers import BODY, NoPeerError, triton
+from tests.real_peers import BODY, NoPeerError, script, triton
 
 REPOSITORY = Path(__file__).resolve().parents[1] / "loadgen" / "server" / "models"
-USERS = (32, 8)
+USERS, USERS_OF_NO_OP = (32, 8), (64,)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _USER_FIELD, _SYSTEM_FIELD, _PARENT_FIELD = 11, 12, 1  # of /proc/PID/stat behind the name, see proc(5)
 
@@ -38,27 +41,55 @@ def cpu_s(process: int) -> float:
 
 
 @contextlib.contextmanager
-def ours() -> Iterator[tuple[str, int]]:
+def ours(*, no_op: bool) -> Iterator[tuple[str, int]]:
     """Run our server; yield the URL at which the model infers, and the process."""
-    command = [sys.executable, "-m", "loadgen", "serve", "--port", "0", "--model-repository", str(REPOSITORY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().strip().removeprefix("listening on ")
-            yield f"{address}/v2/models/echo/infer", process.pid
-        finally:
-            process.terminate()
+    with contextlib.ExitStack() as stack:
+        repository = stack.enter_context(_without_times(REPOSITORY)) if no_op else REPOSITORY
+        command = [sys.executable, "-m", "loadgen", "serve", "--port", "0", "--model-repository", str(repository)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                address = process.stdout.readline().strip().removeprefix("listening on ")
+                yield f"{address}/v2/models/echo/infer", process.pid
+            finally:
+                process.terminate()
 
 
 @contextlib.contextmanager
-def theirs() -> Iterator[tuple[str, int]]:
+def theirs(*, no_op: bool) -> Iterator[tuple[str, int]]:
     """Run Triton; yield the same."""
-    with triton() as url:
+    with contextlib.ExitStack() as stack:
+        command = Path(script("run_triton.sh"))
+        if no_op:  # the script serves the models that lie beside it
+            command = stack.enter_context(_without_times(command.parent)) / command.name
+        url = stack.enter_context(triton(str(command)))
         names = {}
         for path in Path("/proc").glob("[0-9]*/comm"):
             with contextlib.suppress(OSError):
                 names[path.read_text(encoding="utf-8").strip()] = int(path.parent.name)
         yield url, names["tritonserver"]
+
+
+@contextlib.contextmanager
+def _without_times(folder: Path) -> Iterator[Path]:
+    """Yield a copy of a folder whose models take no time, by the parameters T0_MS and T1_MS."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = shutil.copytree(folder, Path(temporary, "copy"))
+        for path in copy.rglob("config.pbtxt"):
+            text = path.read_text(encoding="utf-8")
+            path.write_text(re.sub(r'(key: "T[01]_MS".*string_value: )"[^"]*"', r'\1"0"', text), encoding="utf-8")
+        yield copy
+
+
+@contextlib.contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Let what is started meanwhile run on some cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def row(name: str, url: str, process: int, users: int, seconds: float) -> str:
@@ -70,11 +101,26 @@ def row(name: str, url: str, process: int, users: int, seconds: float) -> str:
             [*command, "--body", BODY, "--json", "-o", folder], capture_output=True, text=True, check=False
         )
         told: dict[str, Any] = json.loads(done.stdout)
+    if told["ok"] != told["offered"]:
+        name += f" ({told['offered'] - told['ok']} unanswered)"
     cost_us = (cpu_s(process) - before_s) / told["ok"] * 1e6
     return (
         f"| {name} | {users} | {told['throughput_rps']:.0f} | {told['p50_s'] * 1e3:.1f} | {told['p99_s'] * 1e3:.1f} "
         f"| {cost_us:.0f} |"
     )
+
+
+def rows(server: Any, name: str, *, no_op: bool, seconds: float) -> Iterator[str]:
+    """Start a server, and yield what it did under each load."""
+    cores = sorted(os.sched_getaffinity(0))
+    servers = {cores[-1]} if no_op else set(cores)
+    clients = set(cores[:-1] or cores) if no_op else set(cores)
+    with contextlib.ExitStack() as stack:
+        with on_cores(servers):
+            url, process = stack.enter_context(server(no_op=no_op))
+        stack.enter_context(on_cores(clients))
+        for users in USERS_OF_NO_OP if no_op else USERS:
+            yield row(f"{name}, no-op, one core" if no_op else name, url, process, users, seconds)
 
 
 def main() -> None:
@@ -84,14 +130,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     print("| server | users | req/s | p50, ms | p99, ms | server CPU, us a request |\n|---|---|---|---|---|---|")
-    for _ in range(options.rounds):
-        for name, server in (("opfind serve", ours), ("Triton", theirs)):
-            try:
-                with server() as (url, process):
-                    for users in USERS:
-                        print(row(name, url, process, users, options.seconds), flush=True)
-            except NoPeerError as missing:
-                print(f"{name}: skipped, {missing}", flush=True)
+    for no_op in (False, True):
+        for _ in range(options.rounds):
+            for name, server in (("opfind serve", ours), ("Triton", theirs)):
+                try:
+                    for line in rows(server, name, no_op=no_op, seconds=options.seconds):
+                        print(line, flush=True)
+                except NoPeerError as missing:
+                    print(f"{name}: skipped, {missing}", flush=True)
 
 
 if __name__ == "__main__":

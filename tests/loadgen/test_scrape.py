@@ -1,8 +1,12 @@
 import json
+from threading import Event
 
 import pytest
 
-from loadgen.scrape import Scrape, between, of_page, of_statistics
+from loadgen import scrape as scraping
+from loadgen.scrape import Reading, Scrape, between, of_page, of_statistics, sampled
+from loadgen.server.model_config import ModelConfig
+from loadgen.server.profile import DeviceProfile
 from loadgen.target import Endpoint
 from scenarios.scenario import Target
 from tests.fake_target import fake_target
@@ -45,27 +49,87 @@ vllm:request_inference_time_seconds_sum{model_name="a"} 1.0
 @pytest.mark.parametrize("page", [TRITON, TORCHSERVE, VLLM], ids=["Triton", "TorchServe", "vLLM"])
 def test_pages_of_real_servers_are_read(page: str) -> None:
     """The names that Triton, TorchServe and vLLM have for requests, queueing and computing are known."""
-    found = of_page(page, "a")
+    found = of_page(page, "a").counters
     assert (found["requests"], found["queue_s"], found["compute_s"]) == (10, 4, 1)
     assert ("batches" in found) is (page is TRITON)
 
 
 def test_models_are_told_apart() -> None:
     """Counters of another model do not count; without a model all do."""
-    assert of_page(TRITON, "b") == {"requests": 100}
-    assert of_page(TRITON, None)["requests"] == 110
+    assert of_page(TRITON, "b").counters == {"requests": 100}
+    assert of_page(TRITON, None).counters["requests"] == 110
 
 
 def test_between_two_readings() -> None:
     """Counts grow by their difference, and times become the mean of a request."""
-    after = {"requests": 30.0, "batches": 9.0, "queue_s": 5.0}
-    assert between({"requests": 10.0, "batches": 4.0, "queue_s": 3.0}, after, 20) == {
-        "requests": 20, "batches": 5, "queue_s": 0.1,
-    }  # fmt: skip
-    for before, later in ((None, after), (after, None), (after, after), (after, {"requests": 40.0, "batches": 1.0})):
-        assert between(before, later, 20) is None
+    first, after = _reading(requests=10.0, batches=4.0, queue_s=3.0), _reading(requests=30.0, batches=9.0, queue_s=5.0)
+    assert between(first, after, 20, length_s=1.0) == {"requests": 20, "batches": 5, "queue_s": 0.1}
+    for before, later in (
+        (None, after), (after, None), (after, after), (after, _reading(requests=40.0, batches=1.0)),
+    ):  # fmt: skip
+        assert between(before, later, 20, length_s=1.0) is None
     for answered in (9, 41):
-        assert between({"requests": 10.0}, after, answered) is None
+        assert between(_reading(requests=10.0), after, answered, length_s=1.0) is None
+
+
+def _reading(busy_s: dict[str, float] | None = None, **counters: float) -> Reading:
+    return Reading(counters=counters, busy_s=busy_s or {})
+
+
+def test_the_busiest_device_is_told_by_the_time_that_it_was_busy() -> None:
+    """Seconds that are counted give the share of the step's length, never above one, of the device that has most."""
+    before = _reading({"a": 5.0, "b": 1.0}, requests=1.0)
+    for grown_s, share in ((3.0, 0.75), (4.1, 1.0)):
+        after = _reading({"a": 6.0, "b": 1.0 + grown_s}, requests=9.0)
+        assert between(before, after, 8, length_s=4.0) == {"requests": 8, "device_busy": share, "devices": 2}
+
+
+def test_where_a_device_counts_no_time_its_gauge_is_averaged() -> None:
+    """Of a gauge that was read now and then the mean counts; where nothing was read, nothing is told."""
+    pages = _reading(requests=1.0), _reading(requests=9.0)
+    told = between(*pages, 8, length_s=4.0, samples=[{"a": 0.9, "b": 0.5}, {"a": 0.7, "b": 0.5}])
+    assert told == {"requests": 8, "device_busy": pytest.approx(0.8), "devices": 2}
+    assert between(*pages, 8, length_s=4.0) == {"requests": 8}
+
+
+def test_tritons_gauge_is_read_while_a_step_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton tells only how busy a device is now: it is asked meanwhile, and a server that counts is left alone."""
+    monkeypatch.setattr(scraping, "_RENEWED_S", 0.01)
+    monkeypatch.setattr(scraping, "_SAMPLE_S", 0.01)
+    asked, enough = [], Event()
+
+    def read(_: Scrape) -> Reading | None:
+        asked.append(1)
+        if len(asked) == 5:
+            enough.set()
+        return of_page(TRITON, None) if len(asked) > 1 else None
+
+    monkeypatch.setattr(Scrape, "read", read)
+    scrape = Scrape(endpoint=Endpoint.of("http://127.0.0.1:1/metrics"), headers={}, model=None, is_statistics=False)
+    with sampled(scrape, of_page(TRITON, None)) as samples:
+        assert enough.wait(20)
+    assert samples[:3] == [{"GPU-1": 0.5}] * 3
+    asked.clear()
+    for before in (None, _reading(), Reading(counters={}, busy_s={"a": 1.0}, utilisation={"a": 0.5})):
+        with sampled(scrape, before) as samples:
+            pass
+        assert not samples
+        assert not asked
+
+
+def test_our_server_tells_how_busy_its_device_was() -> None:
+    """Over the time of four requests that take the device 10 ms each, the share is 40 ms of that time."""
+    config = ModelConfig(device=DeviceProfile(t0_ms=0, t1_ms=10, jitter_sigma=0), batching="none")
+    with serving(config) as server:
+        scrape = Scrape.of(Endpoint.of(f"http://{HOST}:{server.port}/predict"), Target())
+        assert scrape is not None
+        before = scrape.read()
+        for _ in range(4):
+            assert server.ask("/predict", "{}").status == 200
+        told = between(before, scrape.read(), 4, length_s=0.1)
+    assert told is not None
+    assert told["device_busy"] == pytest.approx(0.4)
+    assert told["devices"] == 1
 
 
 def test_statistics_that_are_none_are_refused() -> None:
@@ -88,10 +152,15 @@ def test_our_server_tells_the_same_in_both_forms() -> None:
         for _ in range(4):
             body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]}]}
             assert server.ask("/v2/models/fast/infer", json.dumps(body)).status == 200
-        one, other = between(before[0], by_statistics.read(), 4), between(before[1], by_page.read(), 4)
+        one, other = (
+            between(first, then.read(), 4, length_s=1.0)
+            for first, then in zip(before, (by_statistics, by_page), strict=True)
+        )
     assert one is not None
     assert other is not None
     assert (one["requests"], one["rows"], one["batches"]) == (4, 8, 4)
+    assert "device_busy" not in one
+    assert (other.pop("device_busy"), other.pop("devices")) == (0, 1)  # what takes no time a row occupies nothing
     assert one["queue_s"] == pytest.approx(0.001)
     assert other == pytest.approx(one, abs=2e-6)
 

@@ -170,12 +170,12 @@ def test_the_page_shows_the_fitted_server_and_the_slas() -> None:
 COUNTERS = {"requests": 640.0, "rows": 640.0, "batches": 40.0, "queue_s": 0.060, "compute_s": 0.020}
 
 
-def _at_the_limit(*near: float, **answer: Any) -> str:
+def _at_the_limit(*near: float, counters: dict[str, float] = COUNTERS, **answer: Any) -> str:
     """Return the line of runs whose steps ran at these shares of the answer's rate, each with the same counters."""
     rate = make_answer().rate_rps
     assert rate is not None
     steps = [
-        replace(record, step=replace(record.step, rate_rps=share * rate.value), server=COUNTERS, reasons=())
+        replace(record, step=replace(record.step, rate_rps=share * rate.value), server=counters, reasons=())
         for record, share in zip(RECORDS, near, strict=False)
     ]
     return dict(explain.lines(make_run(steps=steps, answer=make_answer(**answer)))).get("At the limit", "")
@@ -187,6 +187,15 @@ def test_the_servers_own_counters_split_the_latency_at_the_limit() -> None:
     assert "a request waited 60 ms in the server's queue and took 20 ms to compute" in words
     assert "75 % of that is queueing" in words
     assert f"batches averaged 16 of {MODEL.max_batch}" in words
+
+
+def test_a_device_that_tells_how_busy_it_was_is_named() -> None:
+    """One device is the device, of several the busiest is meant, and nothing is said where none tells."""
+    for devices, which in ((1, "the device"), (2, "the busiest device")):
+        told = _at_the_limit(1.0, counters={**COUNTERS, "device_busy": 0.78, "devices": devices})
+        assert f"; {which} was busy for 78 % of the time (the server's own counters)" in told
+    assert "device" not in _at_the_limit(1.0)
+    assert "device" not in _at_the_limit(1.0, counters={**COUNTERS, "device_busy": 0.0, "devices": 1})
 
 
 def test_counters_far_from_the_answer_say_nothing_of_it() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.server import http
+from loadgen.server import connections, http
 from loadgen.server.config import Limits
+from loadgen.server.messages import Request, Response, Send
 from tests.loadgen.server.serving import FAST, Gate, Served, serving, until
 
 TIGHT = Limits(
@@ -68,6 +69,7 @@ def test_head_in_pieces_is_a_head() -> None:
     [
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 3000, b"431 Request Header Fields Too Large"),
         (b"GET /" + b"x" * 3000, b"431 Request Header Fields Too Large"),
+        (b"GET / HTTP/1.1\r\n" + b"X: yy\r\n" * 300 + b"\r\n", b"431 Request Header Fields Too Large"),
         (b"POST /predict HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", b"413 Request Entity Too Large"),
         (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, b"413 "),
         (b"POST /predict HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400 Bad Request"),
@@ -86,6 +88,24 @@ def test_what_is_too_large_too_slow_or_not_http_is_told_and_ended(sent: bytes, s
         assert reply.startswith(b"HTTP/1.1 " + status)
         assert b"Connection: close" in reply
         assert server.ask("/healthz").status == 200
+
+
+@pytest.mark.parametrize("rest", [b"", b"\r\n\r\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        ASK,
+        b"POST /predict HTTP/1.1\r\nContent-Length: 900\r\n\r\n{" + b" " * 898 + b"}",
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_a_head_that_comes_with_another_request_is_bounded_too(first: bytes, rest: bytes) -> None:
+    """What stands before a head, a body too, is no part of it: 1,900 bytes may follow at once, 3,000 may not."""
+    with tight() as server:
+        replies = answer(server, first + b"GET / HTTP/1.1\r\nX: " + b"x" * 3000 + rest).split(b"HTTP/1.1 ")[1:]
+        assert [reply[:3] for reply in replies] == [b"200", b"431"]
+        replies = answer(server, first + b"GET / HTTP/1.1\r\nX: " + b"x" * 1900 + rest).split(b"HTTP/1.1 ")[1:]
+        assert [reply[:3] for reply in replies] == [b"200", b"404" if rest else b"408"]
 
 
 def test_idle_connection_ends_silently() -> None:
@@ -118,6 +138,21 @@ def test_too_many_connections_are_refused_until_one_ends() -> None:
             connection.close()
         until(lambda: not server.app.connections.open)
         assert server.ask("/healthz").status == 200
+
+
+def test_each_of_many_connections_too_many_is_told_so() -> None:
+    """Whoever comes in a crowd reads 503; few of them linger, and none takes the place of one that is let in."""
+    with tight() as server:
+        held = [server.connect() for _ in range(3)]
+        until(lambda: len(server.app.connections.open) == 3)
+        crowd = [server.connect() for _ in range(60)]
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 503 ") for one in crowd)
+        until(lambda: len(server.app.connections.open) <= 3 + connections._MOST_REFUSED)
+        held.pop().close()
+        until(lambda: server.app.connections._accepted == 2)
+        assert server.ask("/healthz").status == 200
+        for one in (*held, *crowd):
+            one.close()
 
 
 def test_a_client_that_does_not_read_is_ended() -> None:
@@ -215,15 +250,15 @@ def test_any_number_of_requests_may_follow_at_once() -> None:
 def test_a_reply_is_sent_once() -> None:
     """A second reply to a request is dropped, and never answers the next one."""
     with serving() as server:
-        sends: list[http.Send] = []
+        sends: list[Send] = []
 
-        def answer_twice(_: http.Request, send: http.Send) -> None:
-            send(http.Response(b"1"))
+        def answer_twice(_: Request, send: Send) -> None:
+            send(Response(b"1"))
             sends.append(send)
 
-        def late(_: http.Request, send: http.Send) -> None:
-            sends[0](http.Response(b"2"))
-            send(http.Response(b"3"))
+        def late(_: Request, send: Send) -> None:
+            sends[0](Response(b"2"))
+            send(Response(b"3"))
 
         server.app._routes[b"/twice"] = {b"GET": answer_twice}
         server.app._routes[b"/late"] = {b"GET": late}
@@ -286,7 +321,7 @@ def test_a_last_reply_is_sent_whole_to_a_slow_client(monkeypatch: pytest.MonkeyP
     """A client that begins to read late gets all of the reply that ends its connection."""
     monkeypatch.setattr(http, "_LINGER_S", 0.1)
     with serving(FAST) as server, server.connect() as connection:
-        server.app._routes[b"/large"] = {b"GET": lambda _, send: send(http.Response(b"x" * 20_000_000))}
+        server.app._routes[b"/large"] = {b"GET": lambda _, send: send(Response(b"x" * 20_000_000))}
         connection.sendall(b"GET /large HTTP/1.1\r\nConnection: close\r\n\r\n")
         time.sleep(0.5)
         assert len(to_end(connection)) > 20_000_000

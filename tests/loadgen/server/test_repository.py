@@ -97,8 +97,26 @@ def test_unknown_fields_are_named_once_and_left_out() -> None:
         ('parameters { key: "T1_MS" value { string_value: "-1" } }', "line 1: DeviceProfile t1_ms -1"),
         ("input { name: 'a' }", "line 1: TensorSpec datatype of 'a': is missing"),
         ("\n$", "line 2: "),
-        ("instance_group { kind: 9 }", "Instances kind 9: must be one of"),
-        ("input { name: 'a' data_type: 99 dims: 1 }", "TensorSpec data_type 99"),
+        ("instance_group { kind: 1 }\ninstance_group { kind: 9 }", 'line 2: .*"Kind" has no value with number 9'),
+        ("instance_group { count: 1 }\ninstance_group { count: 65 }", "line 2: Instances count 65"),
+        ("input { name: 'a' data_type: 99 dims: 1 }", 'line 1: .*"DataType" has no value with number 99'),
+        ("input { name: 'a' data_type: 11 }\ninput { name: 'b' }", "line 2: TensorSpec datatype of 'b': is missing"),
+        ("\ndynamic_batching { default_queue_policy { timeout_action: 2 } }", "line 2: .*no value with number 2"),
+        (
+            "dynamic_batching { priority_queue_policy { key: 1 value {\ntimeout_action: -1 } } }",
+            "line 2: .*no value with number -1",
+        ),
+        ("\nname: 'x' }\nmax_batch_size: 8", 'line 2: .*Nothing is open that "}" could close'),
+        ("name: 'x'\n> max_batch_size: 8", 'line 2: .*Nothing is open that ">" could close'),
+        ("max_batch_size: 8 ]\nname: 'x'", 'line 1: .*Expected the name of a field, not "]"'),
+        (
+            "input [ { name: 'a' data_type: 1 },\n{ name: 'b' data_type: 1 },\n{ name: 'a' data_type: 2 } ]",
+            "line 3: input 'a': is the name of another input too",
+        ),
+        (
+            "output { name: 'a' data_type: 1 }\noutput {\nname: 'a' data_type: 1 }",
+            "line 2: output 'a': is the name of another output too",
+        ),
         ("dynamic_batching { priority_levels: 18446744073709551615 default_priority_level: 1 }", "priority_levels"),
         ("a {" * 5000, "nested too deep"),
     ],
@@ -107,6 +125,17 @@ def test_what_is_wrong_is_told_with_line_and_reason(text: str, reason: str) -> N
     """An error names the line and what is wrong there."""
     with pytest.raises(ValueError, match=reason):
         parse_model(text, "x")
+
+
+def test_enums_may_be_numbers() -> None:
+    """A number that has a name means what the name means; an input and an output may share theirs."""
+    model, _ = parse_model(
+        "input { name: 'a' data_type: 13 } output { name: 'a' data_type: 9 } instance_group { kind: 2 }\n"
+        "dynamic_batching { default_queue_policy { timeout_action: 1 } }",
+        "x",
+    )
+    assert (model.inputs[0].datatype, model.outputs[0].datatype) == ("BYTES", "INT64")
+    assert (model.instances[0].kind, model.queue.timeout_action) == ("KIND_CPU", "DELAY")
 
 
 def test_repository_is_a_folder_of_folders() -> None:
@@ -195,6 +224,7 @@ def test_our_own_form_says_the_same(tmp_path: Path) -> None:
         ("[[models]]\nqueue = 3", "QueuePolicy 3: must be a table"),
         ("[[models]]\ninputs = 3", "inputs: must be a list of tables"),
         ("[[models]]\ninputs = [{}]", "TensorSpec: missing .*'name'"),
+        ("[[models]]\noutputs = [{ name = 'a' }, { name = 'a' }]", "ModelConfig outputs 'a': is the name of two"),
         ("[[models]]\npriority_queues.x = {}", "priority_queues: must be tables by level"),
         ("[[models]]\ndevice = { t0_ms = 'a' }", "DeviceProfile t0_ms 'a': must be a number"),
         ("[[models]]\n[[models]]", "name 'default': is that of two models"),

@@ -172,3 +172,31 @@ def test_jobs_that_have_left_are_forgotten() -> None:
     assert len(waiting) == 1
     assert len(waiting._expiries) < 100
     assert waiting.next_expiry_ns() == 60_000_000_000
+
+
+class _Watched(Job):
+    """Count how often the arrival of any such job is looked at."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> object:
+        """Count, and return the attribute."""
+        if name == "arrived_ns":
+            _Watched.looks += 1
+        return super().__getattribute__(name)
+
+
+def test_the_oldest_of_many_delayed_jobs_is_found_without_a_scan() -> None:
+    """Jobs that were delayed in the opposite order stay in order of arrival, and none but the oldest is looked at."""
+    waiting = Waiting(QueuePolicy(default_timeout_us=9, timeout_action="DELAY", allow_timeout_override=True))
+    jobs: list[Job] = [_Watched(arrived_ns=at, timeout_ns=9000 - 2 * at) for at in range(1000)]
+    assert all(map(waiting.add, jobs))
+    waiting.expire(10_000)
+    assert list(waiting.in_order(10_000)) == jobs[::-1]
+    assert list(waiting.by_arrival()) == jobs
+    for job in (jobs[0], jobs[500]):
+        assert waiting.remove(job)
+    _Watched.looks = 0
+    assert waiting.oldest_ns() == 1
+    assert next(waiting.by_arrival()) is jobs[1]
+    assert _Watched.looks == 1
