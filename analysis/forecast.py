@@ -20,7 +20,7 @@ _FINE = 150_000  # requests a simulation, warm-up left out
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
 _STEP, _FURTHEST_Y = 0.06, 0.8  # in y: between the loads of a round, and from one round to the next
 _USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
-_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 3
+_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 6
 _MINOR = 0.9  # of the other doubts: up to there the simulation's error adds a third to them
 
 
@@ -74,7 +74,10 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
         ends = np.log([np.quantile(response, SHOWN) for response in pair])
         rounds.append(_Round(y, low_share, high_share, its_error, ends))
         moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
+        is_pinned = y == _HIGHEST_Y and moved >= 0  # it holds the SLA as far up as is asked
         y = min(y + moved, _HIGHEST_Y)
+        if is_pinned and len(rounds) >= _FEWEST_ROUNDS:
+            break
         if len(rounds) < _FEWEST_ROUNDS or abs(moved) > 0.5 * _FURTHEST_Y:
             continue
         if not doubts:
@@ -85,7 +88,7 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
         if again >= _ROUNDS and not others < wanted:
             break
     rate, slope = rate_at(top, y), per_y * (1 + exp(y))
-    if not doubts and load is not None:  # that was not near, or ln p falls there: begin from above
+    if not doubts and load is not None and not is_pinned:  # that was not near, or ln p falls there: begin from above
         return forecast(twin, sla, seed, wanted=wanted)
     if not doubts:  # it never came near: as far off as the last round was
         error = max(error, abs(moved))

@@ -116,7 +116,8 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
     supposed = batch_gaps(traces)
-    fewest, few = _sample(traces, _SCAN), _sample(traces, _SELECT)
+    few = _beginnings(traces, _SELECT)
+    fewest = _beginnings(few, _SCAN)
     if before is not None:
         likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
         gap = min(likely, key=lambda gap: _suppose(few, before.rule, gap).score, default=None)
@@ -127,8 +128,10 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     for batch, gaps in supposed:
         rules = [Rule(instances=n, max_batch=batch) for n in _INSTANCES]
         scanned = sorted((_suppose(fewest, rule, gap) for gap in gaps[::2][:2] for rule in rules), key=_score)
-        better = [_suppose(few, replace(one.rule, wait_s=0.0), one.gap_s) for one in scanned[:_BEST]]
-        tried = min(better, key=_score)
+        tried = scanned[0]
+        if fewest is not few:
+            best_rules = ((replace(one.rule, wait_s=0.0), one.gap_s) for one in scanned[:_BEST])
+            tried = min((_suppose(few, rule, gap) for rule, gap in best_rules), key=_score)
         others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
         tried = min((tried, *others), key=_score)
         best = min((best or tried, tried), key=_score)
@@ -142,11 +145,10 @@ def _score(found: _Fit) -> float:
     return found.score
 
 
-def _sample(traces: Sequence[Trace], requests: int) -> list[Trace]:
-    """Return the traces that say most about the number of instances, each cut to its beginning."""
-    total = sum(trace.arrival_s.size for trace in traces)
-    if total <= requests:
-        return list(traces)
+def _beginnings(traces: Sequence[Trace], requests: int) -> Sequence[Trace]:
+    """Return traces that hold about so many requests together, each cut to its beginning; the same ones if they do."""
+    if sum(trace.arrival_s.size for trace in traces) <= requests:
+        return traces
     share = max(requests // len(traces), 500)
     return [trace.head(share) for trace in traces]
 

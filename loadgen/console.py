@@ -96,13 +96,13 @@ def _drain(
 
 def _draw_lines(screen: Console, title: str, updates: Iterator[Progress]) -> None:
     screen.print(Text(_line(title)), soft_wrap=True)
-    told = False
+    told = ""
     for progress in updates:
         if progress.ended and progress.records and not _is_by_hand(progress):  # of a load, the answer says it all
             screen.print(step_line(progress), soft_wrap=True)
-            if not told and (plan := costs(progress)):
+            if (plan := costs(progress)) not in ("", told):
                 screen.print(f"on this server {plan}", soft_wrap=True)
-                told = True
+                told = plan
 
 
 def _draw_live(screen: Console, title: str, updates: Iterator[Progress]) -> None:

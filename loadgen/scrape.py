@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from threading import Event, Thread
 from typing import Any
 
@@ -131,7 +132,9 @@ def sampled(scrape: Scrape | None, before: Reading | None) -> Iterator[list[Mapp
         yield samples
     finally:
         over.set()
-        thread.join(_SAMPLE_S)  # a server that does not answer keeps nobody waiting
+        thread.join(
+            _SAMPLE_S
+        )  # a server that does not answer keeps nobody waiting: its reading is left to its time-out
 
 
 def of_page(page: str, model: str | None) -> Reading:
@@ -146,7 +149,7 @@ def of_page(page: str, model: str | None) -> Reading:
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             name = sample.name.removesuffix("_total")  # the library appends it to counters that lack it
-            if name in devices:
+            if name in devices and isfinite(sample.value):
                 devices[name][sample.labels.get(_DEVICE, "")] = sample.value
             if name not in names:
                 continue
@@ -188,8 +191,8 @@ def between(
     """Return what a server did between two readings.
 
     Args:
-        before: A step.
-        after: It.
+        before: Read before a step.
+        after: Read after it.
         answered: Requests that were answered meanwhile.
         length_s: From the step's start to the end of its last request, seconds.
         samples: How busy each device was, now and then meanwhile.
@@ -213,7 +216,8 @@ def between(
 def _busy(before: Reading, after: Reading, length_s: float, samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return how busy the busiest device was, and how many devices there are; nothing where none tells."""
     if after.busy_s:
-        shares = [(busy_s - before.busy_s.get(name, 0.0)) / length_s for name, busy_s in after.busy_s.items()]
+        both = after.busy_s.keys() & before.busy_s.keys()
+        shares = [(after.busy_s[name] - before.busy_s[name]) / length_s for name in both]
     else:
         names = {name for sample in samples for name in sample}
         shares = [sum(sample.get(name, 0.0) for sample in samples) / len(samples) for name in names]

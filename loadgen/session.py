@@ -275,7 +275,8 @@ class _Session:
                 if ABANDONED not in result.reasons:  # what the user cut off says nothing of the target
                     search.add(result)
                 self._expected_s, self._interval = search.expected_s(), search.interval
-                known = ((precision, search.expected_s(precision)) for precision in _PRECISIONS)
+                asked = sorted({*_PRECISIONS, plan.precision}, reverse=True)
+                known = ((precision, search.expected_s(precision)) for precision in asked)
                 self._costs = tuple((precision, cost) for precision, cost in known if cost is not None)
                 self._show_end(result)
             answer = search.answer()

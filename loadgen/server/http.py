@@ -18,7 +18,7 @@ from loadgen.server.connections import Connections
 from loadgen.server.messages import Cancel, Request, Response, error
 
 _LINGER_S = 2.0
-_HEADER_FRAME = 4  # bytes of a header line besides name and value, with no space
+_HEADER_FRAME = 3  # bytes of a header line besides name and value, with no space
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NEVER = 1 << 62
 _CLOSE = b"Connection: close\r\n"

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 _PACKAGE = "opfind"
+_NO_VALUE, _QUOTES = frozenset("]}>,;:()"), frozenset("'\"")
 TYPES = (
     "INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
     "STRING", "BF16",
@@ -150,7 +151,11 @@ class _Sieve:
                 if not self._step(keeps=keeps, only=closing):
                     raise self._tokenizer.ParseError(f'Expected "{closing}".')
                 return
-        self._step(keeps=keeps)  # a scalar: a sign, and strings that stand beside each other, belong to it
+        self._step(keeps=keeps, only="-")
+        token = self._tokenizer.token
+        if token[:1] in _NO_VALUE or (token[:1] in _QUOTES and (len(token) < 2 or token[-1] != token[0])):
+            raise self._tokenizer.ParseError(f"Expected a value, not {token!r}.")
+        self._step(keeps=keeps)  # a scalar; strings that stand beside each other are one
         while self._tokenizer.token[:1] in ("'", '"'):
             self._step(keeps=keeps)
 

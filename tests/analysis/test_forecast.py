@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from analysis.forecast import Forecast, crossing, forecast
 from analysis.queueing import Rule
 from analysis.reconstruct import Trace
 from analysis.replay import replay
-from analysis.simulation import steady_response_s
+from analysis.simulation import response_s, steady_response_s
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, known, mean_one, traces
 from tests.bench.calibrate.des import Server
@@ -53,6 +54,22 @@ def test_batching_servers_cross_where_another_simulator_has_them_cross(server: S
     assert (result.rare, result.below, result.above) == (0, 0.0, 0.0)
     limit_s = SLA.parse(sla).limit_s
     assert result.quantiles[-1][:2] == pytest.approx((0.99, limit_s), rel=0.02)
+
+
+def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the rate stays at the highest that is asked, and more simulations would say no more: a dozen are enough."""
+    counted = []
+
+    def simulated(*asked: Any) -> Any:
+        counted.append(asked)
+        return response_s(*asked)
+
+    monkeypatch.setattr("analysis.forecast.response_s", simulated)
+    twin = batching(replace(GPU, t0_s=0.001, t1_s=0.00005, batch=64, wait_s=0.0))
+    result = forecast(twin, SLA.parse("p99<200ms"), 1, 0.99)
+    assert result is not None
+    assert result.rate_rps == pytest.approx(twin.capacity_rps, rel=0.005)
+    assert len(counted) <= 12
 
 
 def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:

@@ -376,7 +376,7 @@ def test_a_server_that_refuses_in_overload_is_promised_for_no_more_than_it_keeps
     assert answer.rate_rps.value > 300
 
 
-@pytest.mark.parametrize("budget", [10.0, 14.0])
+@pytest.mark.parametrize("budget", [14.0, 18.0])
 def test_a_few_seconds_are_no_answer(budget: float) -> None:
     """However narrow the interval seems: before 25 s of load a server that drifts does not show it.
 
