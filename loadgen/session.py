@@ -372,6 +372,7 @@ class _Session:
             records=tuple(self._records),
             expected_s=self._expected_s,
             interval=self._interval,
+            result=result,
         )
 
 
