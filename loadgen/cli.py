@@ -265,7 +265,7 @@ _RUN_SECTIONS = {**_RUN, "Load": [*_RUN["Load"], *_USERS], "Output": [*_RUN["Out
 @click.argument("url", required=False)
 @click.pass_context
 def run(
-    ctx: click.Context, output: Path | None, as_json: bool, stream: bool, locustfile: Path | None, **given: Any
+    ctx: click.Context, /, output: Path | None, as_json: bool, stream: bool, locustfile: Path | None, **given: Any
 ) -> int:
     """Find the operating point; see `_RUN_HELP`."""
     if locustfile is not None:
@@ -384,9 +384,9 @@ def _measure(
         sentence, code = _failure(error, folder)
         if not finished:
             folder = _without_empty(folder, made)
-        _tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
+        tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
         return _complain(sentence, code)
-    _tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
+    tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
     return finished.run.exit_code
 
 
@@ -595,9 +595,7 @@ def _save(finished: "Finished", folder: Path) -> None:
         raise finished.crash
 
 
-def _tell(
-    run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool, by_hand: bool
-) -> None:
+def tell(run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool, by_hand: bool) -> None:
     """Print the answer, if there is one: as words, or as JSON on standard output and as words on standard error."""
     if as_json and code != UsageError.exit_code:
         from loadgen.summary import load_summary, summary
