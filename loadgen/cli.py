@@ -309,8 +309,9 @@ def _run_users(ctx: click.Context, locustfile: Path) -> int:
     given = [f"--{'sla' if name == 'slas' else name.replace('_', '-')}={text}" for name, value in words.items()
              if value is not None for text in (value if isinstance(value, list) else [value])]  # fmt: skip
     given += [f"--host={host}"] if host else []
-    _become_locust("opfind run", [locustfile, _LOCUSTFILES / "users.py"], ["--headless", "--terminal", *given,
-                   *(["--answer-json"] if as_json else [])])  # fmt: skip
+    given += ["--answer-json"] if as_json else []
+    quiet = ["--headless", "--only-summary", "--loglevel=WARNING", "--terminal"]
+    _become_locust("opfind run", [_LOCUSTFILES / "users.py", locustfile], [*quiet, *given])
 
 
 @app.command(

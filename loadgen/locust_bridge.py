@@ -289,4 +289,5 @@ def _init(environment: Environment, web_ui: WebUI | None = None, **_: Any) -> No
     shape.host.refuse()
     _state["has_begun"] = True
     if web_ui:
-        add_page(web_ui, environment.parsed_options.web_base_path, shape.host)
+        needs_host = not isinstance(shape, EngineSearch)
+        add_page(web_ui, environment.parsed_options.web_base_path, shape.host, needs_host=needs_host)

@@ -11,13 +11,18 @@ from reports.live import page
 KEY, TITLE = "opfind", "Operating point"
 _ROOT = '<div id="root"'
 # Opens our tab unless the address names another, and shows the page in it: a tab of the stock bundle knows only tables.
+# The form's own fields, "Custom parameters", are folded away there; here they are what matters.
 _SCRIPT = """<script>(() => {
 const url = new URL(location.href);
 if (!url.searchParams.has("tab")) { url.searchParams.set("tab", "KEY"); history.replaceState(null, "", url); }
 const frame = document.createElement("iframe");
 frame.id = "operating-point"; frame.title = "TITLE"; frame.src = "./KEY/";
 frame.style.cssText = "border:0;width:100%;height:70vh;display:none";
+let opened = false;
 setInterval(() => {
+  const ours = [...document.querySelectorAll("button")].find(one => one.textContent === "Custom parameters");
+  if (ours && !opened) { opened = true; if (ours.getAttribute("aria-expanded") === "false") ours.click(); }
+  if (!ours) opened = false;
   const tabs = document.querySelector('[role="tablist"]');
   const box = tabs && tabs.closest(".MuiContainer-root");
   const chosen = box && box.querySelector('[role="tab"][aria-selected="true"]');
@@ -39,13 +44,14 @@ class Searching(Protocol):
         """Return why a search with these fields cannot start, or None; waits for one that is just ending."""
 
 
-def add_page(web_ui: WebUI, base: str, searches: Searching) -> None:
+def add_page(web_ui: WebUI, base: str, searches: Searching, *, needs_host: bool) -> None:
     """Add the tab, its page, the reports and the checks of the start form to Locust's web UI.
 
     Args:
         web_ui: Not serving yet.
         base: Of `--web-base-path`.
         searches: Whose board is shown.
+        needs_host: Locust is to warn where no host is named.
     """
     app, board = web_ui.app, searches.board
     assert app is not None
@@ -63,7 +69,9 @@ def add_page(web_ui: WebUI, base: str, searches: Searching) -> None:
     add("live", lambda: (board.fragment(), 200, {"Cache-Control": "no-store"}))
     add("report/<number>", lambda number: _report(board, number))
     add("report/<number>/download", lambda number: _report(board, number, as_file=True))
-    _wrap(app, "locust.index", lambda html: html.replace("<head>", f"<head>{_SCRIPT}", 1))
+    calm = "" if needs_host else "<script>templateArgs.missing_host_warning = false</script>"
+    ends = (("<head>", f"<head>{_SCRIPT}"), ("</body>", f"{calm}</body>"))
+    _wrap(app, "locust.index", lambda html: html.replace(*ends[0], 1).replace(*ends[1], 1))
     _wrap(app, "locust.stats_report", lambda html: with_banner(html, board))
     start = app.view_functions["locust.swarm"]
 
