@@ -310,7 +310,7 @@ def _run_users(ctx: click.Context, locustfile: Path) -> int:
              if value is not None for text in (value if isinstance(value, list) else [value])]  # fmt: skip
     given += [f"--host={host}"] if host else []
     given += ["--answer-json"] if as_json else []
-    quiet = ["--headless", "--only-summary", "--loglevel=WARNING", "--terminal"]
+    quiet = ["--headless", "--only-summary", "--loglevel=CRITICAL", "--terminal"]
     _become_locust("opfind run", [_LOCUSTFILES / "users.py", locustfile], [*quiet, *given])
 
 

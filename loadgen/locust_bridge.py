@@ -8,6 +8,7 @@ merges the histograms that come back; until there is one, master and workers are
 """
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -30,7 +31,7 @@ from loadgen.errors import UsageError
 from loadgen.hosted import HostedRun
 from loadgen.locust_options import add_engine_flags, add_users_flags, engine_words, users_words
 from loadgen.locust_page import add_page, with_banner
-from loadgen.locust_users import UsersRun
+from loadgen.locust_run import UsersRun
 from loadgen.stream import Line
 
 _LOOPBACK = "127.0.0.1"
@@ -268,7 +269,8 @@ def _taken(host: str, port: int) -> str | None:
         with socket.create_server((host, port)):
             return None
     except OSError as error:
-        return f"--web-port {port} of {host or 'this machine'} cannot be used ({error.strerror}): name another one"
+        why = os.strerror(error.errno or 0)
+        return f"--web-port {port} of {host or 'this machine'} cannot be used ({why}): name another one"
 
 
 @events.init_command_line_parser.add_listener

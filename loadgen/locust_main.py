@@ -6,6 +6,8 @@ import traceback
 from loadgen import shadow
 from loadgen.errors import UsageError
 
+_NO_USER = "the locustfile has no user: define a class such as `class Me(HttpUser)` with a task in it"
+
 
 def main() -> None:
     """Run Locust; its exit code is the process's. What keeps it from starting is one sentence, and exit code 2."""
@@ -27,17 +29,19 @@ def main() -> None:
         if error.code in (0, None) or loadgen.locust_bridge.has_begun():
             raise
         if "No User class" in log.words:
-            _end("the locustfile has no user: define a class such as `class Me(HttpUser)` with a task in it")
+            _end(_NO_USER)
         raise SystemExit(UsageError.exit_code) from None
     except Exception as error:
-        if not _is_import(error):
+        if _passed(error, "load_locustfile_pytest"):  # tried where a file has no user, for it may hold pytest's tests
+            _end(_NO_USER)
+        if not _passed(error, "load_locustfile"):
             raise
         _end(f"the locustfile cannot be imported: {_where(error)}; mend it and start again")
 
 
-def _is_import(error: Exception) -> bool:
-    """Say that it came up while Locust imported the user's file."""
-    return any(frame.name == "load_locustfile" for frame in traceback.extract_tb(error.__traceback__))
+def _passed(error: Exception, function: str) -> bool:
+    """Say that it came up inside a function of Locust's."""
+    return any(frame.name == function for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _where(error: Exception) -> str:

@@ -4,23 +4,19 @@ The users wait for their replies, so this is a closed loop. All of it runs in Lo
 late that is, and how busy its core, says whether Locust was the limit.
 """
 
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import locust
 import numpy as np
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_RUNNING
 
 from analysis import Outcome, Reason, Step, StepProgress, StepResult
-from loadgen import console, files, stream
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import UsageError
 from loadgen.fleet import ABANDONED, StepView, Watch
@@ -220,96 +216,3 @@ def _result(step: Step, rows: list[Row], start_ns: int, end_ns: int, **settings:
         users, table[:, 0], table[:, 1], table[:, 2].astype(np.uint8), sent_ns=table[:, 0], start_ns=start_ns,
         end_ns=last, **settings,
     )  # fmt: skip
-
-
-class UsersRun:
-    """Run one search over Locust's users, beside them in the same process; it has the form of a `HostedRun`.
-
-    Attributes:
-        error: The sentence with which it failed, or None.
-        exit_code: How it ended, or None while it runs.
-    """
-
-    def __init__(
-        self,
-        environment: Environment,
-        number: int,
-        take: Callable[[stream.Line], None],
-        done: Callable[["UsersRun"], None],
-    ) -> None:
-        """Start it; arguments as of `HostedRun`, `number` counts the searches of this process."""
-        from loadgen.session import Interrupts  # noqa: PLC0415 (slow to import, and only needed for a search)
-
-        self.error: str | None = None
-        self.exit_code: int | None = None
-        self._environment, self._number, self._take = environment, number, take
-        self._interrupts = Interrupts()
-        self._fleet: UsersFleet | None = None
-        self._thread = threading.Thread(target=self._run, args=(done,), name="opfind-users", daemon=True)
-        self._thread.start()
-
-    @property
-    def users(self) -> int:
-        """Return how many users there are to be."""
-        return self._fleet.users if self._fleet else 1
-
-    def stop(self, number: int) -> None:
-        """Ask it to end, as a signal does."""
-        self._interrupts(number, None)
-
-    def wait(self, seconds: float = 30.0) -> None:
-        """Wait for its end."""
-        self._thread.join(seconds)
-
-    def _run(self, done: Callable[["UsersRun"], None]) -> None:
-        from loadgen.failure import failure  # noqa: PLC0415 (as above)
-
-        try:
-            self._search()
-        except Exception as error:  # noqa: BLE001 (whatever comes is told on the page and on the terminal)
-            self.error, self.exit_code = failure(error, None)
-            sys.stderr.write(f"opfind: error: {self.error}\n")
-        done(self)
-
-    def _search(self) -> None:
-        from loadgen import environment as machine  # noqa: PLC0415
-        from loadgen import session  # noqa: PLC0415
-        from loadgen.cli import scenario_of, tell  # noqa: PLC0415
-        from loadgen.locust_options import folder_of, users_words  # noqa: PLC0415
-
-        environment, options = self._environment, self._environment.parsed_options
-        host = environment.host or next((user.host for user in environment.user_classes if user.host), None)
-        is_web = host is not None and host.startswith(("http://", "https://"))
-        scenario = scenario_of(users_words(options, host if is_web else None))
-        folder = files.prepare(folder_of(options, self._number))
-        title = f"opfind: {' and '.join(map(str, scenario.slas))}, closed loop, users of {environment.locustfile}"
-        first = {**stream.begin(title, scenario), "path": ""}
-        self._take(first)
-        teller = stream.Teller()
-        noted = machine.collect(sys.argv) | {
-            "locust": locust.__version__, "locustfile": environment.locustfile, "pacing": "Locust's users",
-        }  # fmt: skip
-        fleet = self._fleet = UsersFleet(environment, min(sla.limit_ns for sla in scenario.slas))
-        try:
-            with console.live(title, sys.stderr) if options.terminal else nullcontext() as show:
-
-                def both(progress: Any) -> None:
-                    self._take(teller(progress))
-                    if show:
-                        show(progress)
-
-                finished = session.search_with(
-                    scenario, fleet, environment=noted, show=both, interrupts=self._interrupts
-                )
-        finally:
-            fleet.close()
-        if not is_web:
-            target = {"target": {"url": f"the users of {environment.locustfile}"}}
-            finished = replace(finished, run=replace(finished.run, scenario={**finished.run.scenario, **target}))
-        self.exit_code = finished.run.exit_code
-        files.write(finished.run, finished.results, folder)
-        self._take({"event": "answer", "folder": str(folder), "error": None})
-        if finished.crash:
-            raise finished.crash
-        if options.terminal or options.answer_json:
-            tell(finished.run, folder, self.exit_code, None, as_json=options.answer_json, by_hand=False)
