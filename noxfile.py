@@ -12,7 +12,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
-TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
+TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "selenium>=4.25", "trustme>=1.2")
 
 
 @nox.session
@@ -44,7 +44,7 @@ def bench(session: nox.Session) -> None:
     Names after -- choose others: `nox -s bench -- triton` compares with perf_analyzer, `servers` our server with Triton
     (both need OPFIND_PEERS), and `levers` measures what each lever of the server does.
     """
-    session.install("-e", ".", *TEST_TOOLS, "locust")
+    session.install("-e", ".", *TEST_TOOLS)
     for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):
         session.run("python", "-m", f"tests.bench.{name}")
 

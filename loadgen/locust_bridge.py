@@ -110,6 +110,7 @@ class Host:
 
         def note(number: int, frame: Any) -> None:
             self._is_interrupted = True
+            self._stop()  # whoever happens to run in this moment may swallow the exception that follows
             if callable(before):
                 before(number, frame)
 

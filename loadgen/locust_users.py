@@ -34,6 +34,7 @@ _OUTCOMES = {  # by the names of exception classes, which are the same in Locust
     "Timeout": Outcome.TIMEOUT,
     "TimeoutError": Outcome.TIMEOUT,
     "ConnectionResetError": Outcome.RESET,
+    "HTTPConnectionClosed": Outcome.RESET,
     "ConnectionError": Outcome.CONNECT_ERROR,
 }
 Row = tuple[int, int, int, int]  # start and end (ns), outcome, user

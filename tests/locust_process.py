@@ -22,12 +22,12 @@ PATIENCE_S = 40.0
 QUICK = ("--start-rps", "40", "--max-rps", "40", "--budget", "2s")  # one rate: a lower bound, or undecided
 
 
-def opfind(*words: str, folder: Path, **settings: Any) -> "subprocess.Popen[str]":
-    """Start opfind in a folder."""
+def opfind(*words: str, folder: Path, module: str = "loadgen") -> "subprocess.Popen[str]":
+    """Start opfind in a folder, or another module."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     return subprocess.Popen(
-        [sys.executable, "-m", "loadgen", *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings,
+        [sys.executable, "-m", module, *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -78,10 +78,12 @@ def until(ask: Callable[[], str], is_so: Callable[[str], bool]) -> str:
 
 
 @contextlib.contextmanager
-def ui(*words: str, folder: Path, base_path: str = "") -> Iterator[Page]:
-    """Run `opfind ui` on a free port until it serves, yield it, and end it."""
+def ui(*words: str, folder: Path, base_path: str = "", locust: bool = False) -> Iterator[Page]:
+    """Run `opfind ui`, or plain Locust, on a free port until it serves, yield it, and end it."""
     port = free_port()
-    with opfind("ui", "--web-port", str(port), *words, folder=folder) as process:
+    command = ("-f", words[0]) if locust else ("ui", *words[:1])
+    flags = (*words[1:], "--web-port", str(port))
+    with opfind(*command, *flags, folder=folder, module="locust" if locust else "loadgen") as process:
         page = Page(f"http://127.0.0.1:{port}{base_path}", process)
         try:
             until(lambda: _state(page), lambda state: state == "up" or process.poll() is not None)
