@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import Run
 from loadgen.stream import Line
+from reports import generator
 from reports.headline import facts, headline
 from reports.live import Past, View, banner, fragment
 from reports.words import Headline
@@ -81,7 +82,7 @@ class Board:
         """Return what the page shows now, as HTML."""
         view = View(
             first=self._first, live=self._live, steps=tuple(self._steps), headline=self._head,
-            facts=tuple(facts(self._run)) if self._run else (), error=self._error, notice=self.notice,
+            facts=tuple(facts(self._run)) if self._run else (), proof=generator.verdict(self._run) if self._run else None, error=self._error, notice=self.notice,
             is_running=self.is_running, report=len(self.folders) if self._run else None,
             past=tuple(self._past[:-1] if self._run else self._past),
         )  # fmt: skip

@@ -17,14 +17,18 @@ def add_engine_flags(parser: LocustArgumentParser) -> None:
     given, _ = _first_look().parse_known_args()
     names = [*scenarios.bundled(), *([given.scenario] if given.scenario else [])]
     sla = "" if given.scenario or given.sla else _USUAL_SLA
-    parser.add_argument("--target", default="", help="Target: URL of the server; empty: Host, or else the bundled one")
-    parser.add_argument("--sla-p99", default=sla, help="SLA: 99 %% of requests within this; empty: the scenario's")
+    parser.add_argument("--target", default="", help="URL of the server; empty: Host, or else the bundled one")
+    parser.add_argument(
+        "--sla-p99", dest="sla", default=sla, help="p99 within this, or p95<80ms; empty: the scenario's"
+    )
     parser.add_argument("--mode", choices=(BY_SCENARIO, "open", "closed"), default=BY_SCENARIO,
-                       help="Mode: arrivals by a schedule (open), or users who wait (closed)")  # fmt: skip
-    parser.add_argument("--precision", default="", help="Precision: half-width, such as 5%%; empty: the scenario's")
-    parser.add_argument("--budget", default="", help="Budget: most time under load, such as 3m; empty: the scenario's")
+                       help="arrivals by a schedule (open), or users who wait (closed)")  # fmt: skip
+    parser.add_argument(
+        "--precision", default="", help="half-width of the interval, such as 0.05; empty: the scenario's"
+    )
+    parser.add_argument("--budget", default="", help="most time under load, such as 3m; empty: the scenario's")
     named = {"choices": list(dict.fromkeys(names)), "default": given.scenario or "default"}
-    parser.add_argument("--scenario", help="Scenario", **named)
+    parser.add_argument("--scenario", help="what else is to be known", **named)
     hidden = parser.add_argument_group("opfind: more of the search, on the command line only")
     for name, text in (
         ("--body", "TEXT or @FILE that is sent with each request"), ("--start-rps", "Where the search begins"),
@@ -40,10 +44,12 @@ def add_users_flags(parser: LocustArgumentParser) -> None:
     """Add the flags of a search over Locust's own users; what is added to no group stands in the start form."""
     given, _ = _first_look().parse_known_args()
     sla = "" if given.scenario or given.sla else _USUAL_SLA
-    parser.add_argument("--sla-p99", default=sla, help="SLA: 99 %% of requests within this")
-    parser.add_argument("--precision", default="", help="Precision: of the number of users, such as 5%%")
-    parser.add_argument("--budget", default="", help="Budget: most time under load, such as 3m")
-    parser.add_argument("--max-users", default="", help="Never more users than this")
+    parser.add_argument(
+        "--sla-p99", dest="sla", default=sla, help="p99 within this, or p95<80ms; empty: the scenario's"
+    )
+    parser.add_argument("--precision", default="", help="of the number of users, such as 0.05; empty: the scenario's")
+    parser.add_argument("--budget", default="", help="most time under load, such as 3m; empty: the scenario's")
+    parser.add_argument("--max-users", default="", help="never more than this; empty: no bound")
     hidden = parser.add_argument_group("opfind: more of the search, on the command line only")
     hidden.add_argument("--scenario", help="NAME or FILE, for its SLAs and its budget")
     _add_shared(hidden, has_max_users=True)
@@ -56,7 +62,7 @@ def _add_shared(group: Any, *, has_max_users: bool = False) -> None:
         ("--output", "DIR for report and data; default: a new one in opfind-runs/"),
     ):  # fmt: skip
         group.add_argument(name, help=text)
-    group.add_argument("--sla", action="append", help="'p95<80ms'; repeatable")
+    group.add_argument("--sla", dest="slas", action="append", help="'p95<80ms'; repeatable")
     for name, text in (("--answer-json", "One JSON object on standard output at the end"),
                        ("--terminal", "Our live view and answer on the terminal")):  # fmt: skip
         group.add_argument(name, action="store_true", help=text)
@@ -82,7 +88,7 @@ def engine_words(options: argparse.Namespace, *, number: int) -> list[str]:
     target = options.target or options.host or ""
     mode = "" if options.mode == BY_SCENARIO else options.mode
     words = _words(options, (
-        "sla_p99", "precision", "budget", "scenario", "error_budget", "body", "require_rps", "start_rps", "max_rps",
+        "precision", "budget", "scenario", "error_budget", "body", "require_rps", "start_rps", "max_rps",
         "max_users", "workers", "seed",
     ))  # fmt: skip
     words += [f"--mode={mode}"] if mode else []
@@ -93,7 +99,7 @@ def engine_words(options: argparse.Namespace, *, number: int) -> list[str]:
 
 def users_words(options: argparse.Namespace, host: str | None) -> list[str]:
     """Return the words after `opfind run` that describe a search over Locust's users of `host`."""
-    words = _words(options, ("sla_p99", "precision", "budget", "scenario", "error_budget", "max_users", "seed"))
+    words = _words(options, ("precision", "budget", "scenario", "error_budget", "max_users", "seed"))
     return [*words, "--mode=closed", *(["--", host] if host else [])]
 
 
@@ -107,4 +113,6 @@ def folder_of(options: argparse.Namespace, number: int) -> Path | None:
 def _words(options: argparse.Namespace, names: tuple[str, ...]) -> list[str]:
     given = {name: str(getattr(options, name, None) or "").strip() for name in names}
     words = [f"--{name.replace('_', '-')}={text}" for name, text in given.items() if text]
-    return [*words, *(f"--sla={text}" for text in options.sla or ())]
+    sla = options.sla.strip()
+    words += [f"--sla={sla}" if "<" in sla else f"--sla-p99={sla}"] if sla else []
+    return [*words, *(f"--sla={text}" for text in options.slas or ())]

@@ -35,6 +35,7 @@ class View:
         steps: Those that have ended, in order, as the stream tells of them.
         headline: The verdict, when there is one.
         facts: Its numbers.
+        proof: What the generator's own part was, one sentence, or None.
         error: Why the search failed, one sentence, or None.
         notice: What is to be known about what was just asked for, or None.
         is_running: A search is under way.
@@ -47,6 +48,7 @@ class View:
     steps: tuple[Mapping[str, Any], ...]
     headline: Headline | None
     facts: tuple[Fact, ...]
+    proof: str | None
     error: str | None
     notice: str | None
     is_running: bool

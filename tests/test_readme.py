@@ -16,10 +16,19 @@ import pytest
 from loadgen.server.model_config import ModelConfig
 from tests.fake_target import fake_target, free_port
 from tests.loadgen.server.serving import QUICK, serving
+from tests.locust_process import ui
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+USERS = """
+from locust import FastHttpUser, task
+
+class Me(FastHttpUser):
+    @task
+    def ask(self):
+        self.client.get("/slow/5")
+"""
 SHORT = [line for line in COMMANDS if line.startswith("opfind ")]
 
 
@@ -52,6 +61,7 @@ def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
 
 def _write_inputs(folder: Path) -> None:
     """Write the files that the commands name."""
+    (folder / "my.py").write_text(USERS, encoding="utf-8")
     (folder / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
     (folder / "inputs.json").write_text('{"data": [{"INPUT0": [1, 2]}]}', encoding="utf-8")
     shutil.copytree(ROOT / "tests" / "loadgen" / "server" / "models", folder / "models")
@@ -66,7 +76,8 @@ def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
     """Each `opfind run` of the README gives an answer, here on a small budget."""
     _write_inputs(tmp_path)
     with target_of(line) as base:
-        bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
+        is_closed = "closed" in line or "--locustfile" in line
+        bounds = ["--max-users", "2"] if is_closed else ["--start-rps", "40", "--max-rps", "40"]
         bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
         with opfind([*arguments_of(line, base), *bounds, "--budget", "6s"], tmp_path) as process:
             stdout, stderr = process.communicate(timeout=60)
@@ -98,6 +109,13 @@ def test_the_serve_command_serves(line: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_the_ui_command_serves_its_page(tmp_path: Path) -> None:
+    """`opfind ui` is in the README, and serves Locust's page with our tab."""
+    assert "opfind ui" in SHORT
+    with ui(folder=tmp_path) as page:
+        assert "Operating point" in page.get()
 
 
 def test_the_two_commands_stand_in_the_readme_and_in_ci() -> None:

@@ -54,7 +54,7 @@ def test_the_tab_stands_in_locusts_own_page_on_loopback(page: Page) -> None:
     html = page.get()
     assert "Operating point" in html
     fields = json.loads(html.partition("window.templateArgs = ")[2].partition("\n")[0])["extra_options"]
-    assert set(fields) == {"target", "sla_p99", "mode", "precision", "budget", "scenario"}
+    assert set(fields) == {"target", "sla", "mode", "precision", "budget", "scenario"}
     assert listening(family(page.process.pid)) == {LOOPBACK}
     assert "No search yet" in page.live()
     with pytest.raises(urllib.error.HTTPError) as error:
@@ -65,7 +65,7 @@ def test_the_tab_stands_in_locusts_own_page_on_loopback(page: Page) -> None:
 
 def test_a_search_that_is_stopped_in_mid_step_and_started_again(page: Page) -> None:
     """Stop ends a search as interrupted; a second Start meanwhile is refused in words; the next one runs to its end."""
-    assert page.post("/swarm", budget="120s", sla_p99="200ms")["success"]
+    assert page.post("/swarm", budget="120s", sla="200ms")["success"]
     page.until(lambda html: 'class="curve"' in html)
     second = Page(page.base, page.process)  # another browser
     refused = second.post("/swarm", budget="5s")
@@ -75,7 +75,7 @@ def test_a_search_that_is_stopped_in_mid_step_and_started_again(page: Page) -> N
     assert "Searching" in second.live()
     assert listening(family(page.process.pid)) == {LOOPBACK}
     assert page.post("/stop")["success"]
-    assert page.post("/swarm", budget="2s", sla_p99="200ms")["success"]  # it waits for the last one's files
+    assert page.post("/swarm", budget="2s", sla="200ms")["success"]  # it waits for the last one's files
     assert "interrupted" in page.live().lower()  # among the earlier ones
     told = page.until(lambda html: "Open the report" in html)
     verdict = "Lower bound" if "Lower bound" in told else "Undecided"
@@ -104,7 +104,7 @@ def _last_folder(page: Page) -> Path:
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ({"sla_p99": "fast"}, "--sla-p99: 'fast' is not a latency"),
+        ({"sla": "fast"}, "--sla-p99: 'fast' is not a latency"),
         ({"target": "--body=@/etc/passwd"}, "URL"),
         ({"target": "ftp://127.0.0.1/"}, "http"),
         ({"precision": "0"}, "cannot be reached"),
@@ -112,7 +112,7 @@ def _last_folder(page: Page) -> Path:
 )
 def test_a_wrong_field_is_refused_in_the_form(page: Page, form: dict[str, str], says: str) -> None:
     """The answer to Start names the field and the remedy, no search begins, and no value becomes a flag."""
-    told = page.post("/swarm", **{"sla_p99": "200ms", "target": "", "precision": "", **form})
+    told = page.post("/swarm", **{"sla": "200ms", "target": "", "precision": "", **form})
     assert not told["success"]
     assert says in told["message"]
 
@@ -120,7 +120,7 @@ def test_a_wrong_field_is_refused_in_the_form(page: Page, form: dict[str, str], 
 def test_a_target_that_dies_during_the_search(page: Page, target: FakeTarget) -> None:
     """The page says so, and so do Locust's failures; that the next search starts cleanly, the next test shows."""
     target.dies_after = target.requests.total() + 30
-    assert page.post("/swarm", budget="20s", sla_p99="200ms", precision="", target=f"{target.base}/ok")["success"]
+    assert page.post("/swarm", budget="20s", sla="200ms", precision="", target=f"{target.base}/ok")["success"]
     told = page.until(lambda html: "Target failed" in html)
     assert "refused every connection" in told or "stopped answering" in told
     until(lambda: json.loads(page.get("/stats/requests"))["state"], lambda state: state == "stopped")
@@ -132,7 +132,7 @@ def test_an_unreachable_target_is_told_on_the_page(page: Page) -> None:
     """The sentence names the target and the reason, and Locust's report has it too."""
     until(lambda: json.loads(page.get("/stats/requests"))["state"], lambda state: state == "stopped")
     gone = f"http://127.0.0.1:{free_port()}/"
-    assert page.post("/swarm", sla_p99="200ms", target=gone)["success"]
+    assert page.post("/swarm", sla="200ms", target=gone)["success"]
     told = page.until(lambda html: "Failed" in html)
     assert f"all 5 preflight requests to {gone} failed: cannot connect" in " ".join(told.split()).lower()
     assert "preflight requests" in page.get("/stats/report").rpartition('id="root"')[0][-3000:]
@@ -141,7 +141,7 @@ def test_an_unreachable_target_is_told_on_the_page(page: Page) -> None:
 def test_sigterm_ends_the_page_the_server_and_the_engines(page: Page) -> None:
     """All processes end, what was measured is kept, and the exit code is 143."""
     until(lambda: json.loads(page.get("/stats/requests"))["state"], lambda state: state == "stopped")
-    page.post("/swarm", budget="120s", sla_p99="200ms", target="")
+    page.post("/swarm", budget="120s", sla="200ms", target="")
     page.until(lambda html: 'class="curve"' in html)
     all_of_them, home = family(page.process.pid), Path(f"/proc/{page.process.pid}/cwd").resolve()
     assert len(all_of_them) >= 4  # Locust, the search, the server, an engine

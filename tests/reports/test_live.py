@@ -21,7 +21,7 @@ LIVE: dict[str, Any] = {
 }  # fmt: skip
 HEAD = Headline(tone="good", label="Found", title="It holds up to 552 req/s.", limits="Limited by p99.", advice=None)
 EMPTY = live.View(
-    first={}, live=None, steps=(), headline=None, facts=(), error=None, notice=None, is_running=False, report=None,
+    first={}, live=None, steps=(), headline=None, facts=(), proof=None, error=None, notice=None, is_running=False, report=None,
     past=(),
 )  # fmt: skip
 RUNNING = replace(EMPTY, first=FIRST, live=LIVE, steps=(STEP,), is_running=True)
@@ -74,11 +74,21 @@ def test_when_it_has_ended() -> None:
     """The verdict, its numbers, the report and the earlier searches are there, and nothing still runs."""
     past = live.Past(number=1, label="Undecided", title="Not yet.")
     fact = Fact(name="Operating point", value="552 req/s", note="[545, 558]")
-    view = replace(RUNNING, live=None, is_running=False, headline=HEAD, facts=(fact,), report=2, past=(past,))
+    view = replace(
+        RUNNING,
+        live=None,
+        is_running=False,
+        headline=HEAD,
+        facts=(fact,),
+        report=2,
+        past=(past,),
+        proof="It was never late.",
+    )
     words, html = _words(view), live.fragment(view)
     assert "Found It holds up to 552 req/s. Limited by p99." in words
     assert 'href="report/2/download"' in html
     assert "Undecided : Not yet." in words
+    assert "It was never late." in words
     assert "Searching" not in words
 
 
