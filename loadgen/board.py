@@ -80,9 +80,10 @@ class Board:
 
     def fragment(self) -> str:
         """Return what the page shows now, as HTML."""
+        proof = generator.verdict(self._run) if self._run else None
         view = View(
             first=self._first, live=self._live, steps=tuple(self._steps), headline=self._head,
-            facts=tuple(facts(self._run)) if self._run else (), proof=generator.verdict(self._run) if self._run else None, error=self._error, notice=self.notice,
+            facts=tuple(facts(self._run)) if self._run else (), proof=proof, error=self._error, notice=self.notice,
             is_running=self.is_running, report=len(self.folders) if self._run else None,
             past=tuple(self._past[:-1] if self._run else self._past),
         )  # fmt: skip

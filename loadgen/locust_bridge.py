@@ -7,6 +7,7 @@ A search over several of Locust's workers is a `StepRunner` (see `loadgen.sessio
 merges the histograms that come back; until there is one, master and workers are refused.
 """
 
+import json
 import logging
 import os
 import signal
@@ -180,6 +181,8 @@ class Host:
             self._names = (line["method"], line["path"])
         elif line.get("event") == "progress":
             ingest(self._environment.stats, self._names, line)
+        elif self._options.answer_json:
+            print(json.dumps(line), flush=True)  # noqa: T201 (what was asked for)
 
     def _done(self, search: HostedRun | UsersRun) -> None:
         """Note a search's end; Locust learns of it at the shape's next tick."""

@@ -10,6 +10,7 @@ import scenarios
 
 BY_SCENARIO = "as the scenario says"
 _USUAL_SLA = "200ms"
+_SLA_HELP = "p99 within this, or such as p95<80ms; empty: the scenario's"
 
 
 def add_engine_flags(parser: LocustArgumentParser) -> None:

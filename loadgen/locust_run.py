@@ -69,6 +69,8 @@ class UsersRun:
             self._search()
         except Exception as error:  # noqa: BLE001 (whatever comes is told on the page and on the terminal)
             self.error, self.exit_code = failure(error, None)
+            if self._environment.parsed_options.answer_json:
+                tell(None, None, self.exit_code, self.error, as_json=True, by_hand=False)
             sys.stderr.write(f"opfind: error: {self.error}\n")
         done(self)
 

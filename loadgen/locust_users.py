@@ -24,6 +24,7 @@ from loadgen.fleet import ABANDONED, StepView, Watch
 _RAMP_S = 30.0  # users that have not come by then never will
 _PROBE_NS = 10 * NS_PER_MS
 _TICK_S = 0.1
+_VIEW_ROWS = 5_000  # of the latest requests: showing more would make the hub late
 _LAG_SHARE = 0.1  # of the limit: what the hub may add to a response time
 _LAG_FLOOR_NS = 5 * NS_PER_MS
 _MOST_CPU = 0.9
@@ -118,7 +119,8 @@ class UsersFleet:
                 stopped_ns = now_ns()
             if watch and now - shown_ns >= NS_PER_S:
                 shown_ns = now
-                part = _result(step, [row for row in heard.rows if row[0] >= start_ns], start_ns, now, aborted=True)
+                latest = [row for row in heard.rows[-_VIEW_ROWS:] if row[0] >= start_ns]
+                part = _result(step, latest, start_ns, now, aborted=True)
                 watch(StepView(progress=self._progress(heard, start_ns), result=part))
         cpu_share = (time.process_time() - cpu_s) / max(1e-9, (now_ns() - start_ns) / NS_PER_S)
         drained = self._drain(heard, stopped_ns or end_ns, is_abandoned)

@@ -53,7 +53,8 @@ def _of_locust(run: Run) -> str | None:
     if not lags:
         return None
     used = max(_number(record.client, "cpu_share") or 0.0 for record in run.steps)
-    return f"Locust's event loop was late by at most {text.latency(max(lags))} (p99), and took {text.share(used)} of a core."
+    late = text.latency(max(lags))
+    return f"Locust's event loop was late by at most {late} (p99), and took up to {text.share(used)} of a core."
 
 
 def _tells(client: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ def ended(*words: str, folder: Path) -> tuple[int, str, str]:
     with opfind(*words, folder=folder) as process:
         out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
+
+
+def all_ended(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str]]:
+    """Run several opfinds to their ends, at once; return exit code and standard error of each."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(opfind(*words, folder=folder)) for words in commands]
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
+    return [(process.returncode, err) for process, err in zip(processes, errors, strict=True)]
 
 
 class Page:

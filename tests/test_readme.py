@@ -79,7 +79,8 @@ def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
         is_closed = "closed" in line or "--locustfile" in line
         bounds = ["--max-users", "2"] if is_closed else ["--start-rps", "40", "--max-rps", "40"]
         bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
-        with opfind([*arguments_of(line, base), *bounds, "--budget", "6s"], tmp_path) as process:
+        budget = "3s" if "--locustfile" in line else "6s"
+        with opfind([*arguments_of(line, base), *bounds, "--budget", budget], tmp_path) as process:
             stdout, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 1, 3, 4), stderr
     assert "search stopped" in (stdout + stderr).lower() or '"verdict"' in stdout

@@ -105,7 +105,7 @@ def test_a_search_from_start_to_report(browser: WebDriver, page: Page, tmp_path:
     _press(browser, "STOP")
     _until(browser, lambda: "INTERRUPTED" in _tab(browser))
     _press(browser, "NEW")
-    _enter(browser, "budget", "3s")
+    _enter(browser, "budget", "2s")
     _press(browser, "START")
     _until(browser, lambda: "Earlier searches" in _tab(browser) and "Open the report" in _tab(browser))
     browser.find_element(By.LINK_TEXT, "Download it").click()

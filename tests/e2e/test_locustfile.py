@@ -9,7 +9,7 @@ import pytest
 
 from analysis import Run
 from tests.fake_target import FakeTarget, fake_target, free_port
-from tests.locust_process import ended, ui
+from tests.locust_process import all_ended, ended, ui
 
 USERS = """
 import time
@@ -31,9 +31,9 @@ def target() -> Iterator[FakeTarget]:
         yield served
 
 
-def search(body: str, base: str, *words: str, folder: Path, text: str | None = None) -> tuple[int, str, str]:
-    """Search over users that run `body`, or over the file that `text` is; return exit code, output and errors."""
-    (folder / "mine.py").write_text(text or USERS.format(body=body), encoding="utf-8")
+def search(body: str, base: str, *words: str, folder: Path) -> tuple[int, str, str]:
+    """Search over users that run `body`; return exit code, output and errors."""
+    (folder / "mine.py").write_text(USERS.format(body=body), encoding="utf-8")
     return ended(
         "run", base, "--locustfile", "mine.py", "--sla-p99", "200ms", "-o", "out", "--json", *words, folder=folder
     )
@@ -65,7 +65,7 @@ def test_users_are_raised_until_the_bound_and_the_answer_is_a_closed_loops(targe
 
 def test_a_generator_that_is_the_limit_says_so(target: FakeTarget, tmp_path: Path) -> None:
     """Tasks that keep Locust's loop from running make it late: the answer is client-limited, and names the loop."""
-    code, out, _ = search(LENGTHY, target.base, "--budget", "6s", folder=tmp_path)
+    code, out, _ = search(LENGTHY, target.base, "--budget", "4s", folder=tmp_path)
     answer = answer_of(out)
     assert code in (3, 4)  # where not even one user could be measured, nothing is known
     run = Run.from_json(json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8")))
@@ -84,21 +84,22 @@ def test_a_target_that_dies(target: FakeTarget, tmp_path: Path) -> None:
     assert "Connection" in err
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("import nothing_like_it\n", "No module named 'nothing_like_it'"),
-        ("def broken(:\n", "SyntaxError"),
-        ("x = 1\n", "has no user"),
-        (USERS.format(body='raise ValueError("no good")'), "tasks raise, and make no request: ValueError: no good"),
-    ],
-)
-def test_a_locustfile_that_cannot_be_used(text: str, says: str, tmp_path: Path) -> None:
-    """Exit code 2, one sentence, no traceback; nothing is sent."""
-    code, _, err = search("", f"http://127.0.0.1:{free_port()}", folder=tmp_path, text=text)
-    assert code == 2, err
-    assert says in err
-    assert "Traceback" not in err
+def test_a_locustfile_that_cannot_be_used(tmp_path: Path) -> None:
+    """One that does not import, has no user, or raises in each task: exit code 2, one sentence, no traceback."""
+    files = {
+        "import nothing_like_it\n": "No module named 'nothing_like_it'",
+        "def broken(:\n": "SyntaxError",
+        "x = 1\n": "has no user",
+        USERS.format(body='raise ValueError("no good")'): "tasks raise, and make no request: ValueError: no good",
+    }
+    for number, text in enumerate(files):
+        (tmp_path / f"file{number}.py").write_text(text, encoding="utf-8")
+    run = ("run", f"http://127.0.0.1:{free_port()}", "--sla-p99", "200ms")
+    done = all_ended([(*run, "--locustfile", f"file{number}.py") for number in range(len(files))], tmp_path)
+    for (code, err), says in zip(done, files.values(), strict=True):
+        assert code == 2, err
+        assert says in err
+        assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

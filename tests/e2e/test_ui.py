@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_target import FakeTarget, fake_target, free_port
-from tests.locust_process import PATIENCE_S, QUICK, ROOT, Page, ended, family, listening, opfind, ui, until
+from tests.locust_process import PATIENCE_S, QUICK, ROOT, Page, all_ended, ended, family, listening, opfind, ui, until
 
 LOOPBACK = "0100007F"
 LOGIN = """
@@ -202,19 +202,16 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert "Operating point: Interrupted" in _head(tmp_path / "l.html")
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("--sla-p99", "fast"), "--sla-p99: 'fast' is not a latency"),
-        (("--master",), "drop --master"),
-        (("--web-port", "TAKEN"), "name another one"),
-    ],
-)
-def test_a_wrong_flag_is_one_sentence(words: tuple[str, ...], says: str, target: FakeTarget, tmp_path: Path) -> None:
+def test_a_wrong_flag_is_one_sentence(target: FakeTarget, tmp_path: Path) -> None:
     """Exit code 2, the flag and the remedy, and no traceback."""
-    given = [word.replace("TAKEN", target.base.rpartition(":")[2]) for word in words]
-    port = () if "--web-port" in words else ("--web-port", str(free_port()))
-    code, _, err = ended("ui", *port, *given, folder=tmp_path)
-    assert code == 2, err
-    assert says in err
-    assert "Traceback" not in err
+    free, taken = str(free_port()), target.base.rpartition(":")[2]
+    wrong = {
+        ("--web-port", free, "--sla-p99", "fast"): "--sla-p99: 'fast' is not a latency",
+        ("--web-port", free, "--master"): "drop --master",
+        ("--web-port", taken): f"--web-port {taken} of 127.0.0.1 cannot be used (Address already in use): name another",
+    }
+    done = all_ended([("ui", *words) for words in wrong], tmp_path)
+    for (code, err), says in zip(done, wrong.values(), strict=True):
+        assert code == 2, err
+        assert says in err
+        assert "Traceback" not in err

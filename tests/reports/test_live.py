@@ -21,8 +21,8 @@ LIVE: dict[str, Any] = {
 }  # fmt: skip
 HEAD = Headline(tone="good", label="Found", title="It holds up to 552 req/s.", limits="Limited by p99.", advice=None)
 EMPTY = live.View(
-    first={}, live=None, steps=(), headline=None, facts=(), proof=None, error=None, notice=None, is_running=False, report=None,
-    past=(),
+    first={}, live=None, steps=(), headline=None, facts=(), proof=None, error=None, notice=None, is_running=False,
+    report=None, past=(),
 )  # fmt: skip
 RUNNING = replace(EMPTY, first=FIRST, live=LIVE, steps=(STEP,), is_running=True)
 
