@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from loadgen import flags, shadow, streams
+from loadgen import flags, launch, shadow, streams
 from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
@@ -218,7 +218,6 @@ _PROFILE = {
     ],
     "Output": [_flag("-o --output", "FILE", "Write the profile here. [default: standard output]", flags.path)],
 }
-_LOCUSTFILES = Path(__file__).resolve().parent.parent / "scenarios" / "locustfiles"
 _OPEN_TO_ALL = "opfind: note: {host} is not this machine alone: whoever reaches it can use this server."
 _NOT_VERIFIED = "TLS certificates were NOT verified (--insecure): anyone on the way could have answered."
 _RUN_HELP = """Find the operating point of the server at URL, or of the bundled reference server.
@@ -311,7 +310,7 @@ def _run_users(ctx: click.Context, locustfile: Path) -> int:
     given += [f"--host={host}"] if host else []
     given += ["--answer-json"] if as_json else []
     quiet = ["--headless", "--only-summary", "--loglevel=CRITICAL", "--terminal"]
-    _become_locust("opfind run", [_LOCUSTFILES / "users.py", locustfile], [*quiet, *given])
+    launch.locust("opfind run", "users.py", [*quiet, *given, f"--locustfile={locustfile}"])
 
 
 @app.command(
@@ -321,33 +320,7 @@ def _run_users(ctx: click.Context, locustfile: Path) -> int:
 @click.argument("locust_flags", nargs=-1, type=click.UNPROCESSED)
 def ui(locust_flags: tuple[str, ...]) -> int:
     """Run Locust with the search in its web UI; all of Locust's flags hold, and `--help` lists them with ours."""
-    _become_locust("opfind ui", [_LOCUSTFILES / "operating_point.py"], list(locust_flags))
-
-
-def _become_locust(name: str, files: list[Path], words: list[str]) -> NoReturn:
-    """Replace this process by one in which Locust runs, whose signals and exit code are then ours.
-
-    It is another process because importing Locust changes sockets and threads of the one that does.
-    """
-    locustfiles, words = _with_locustfiles(files, words)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    home = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "loadgen.locust_main", name, f"--locustfile={locustfiles}", *words]
-    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})  # noqa: S606 (there is no shell to be had)
-
-
-def _with_locustfiles(files: list[Path], words: list[str]) -> tuple[str, list[str]]:
-    """Put the user's own locustfiles, such as one with login code, beside ours; return all, and the other words."""
-    own, others, rest = [], [], iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name in ("-f", "--locustfile"):
-            own.append(value if equals else next(rest, ""))
-        else:
-            others.append(word)
-    return ",".join([*map(str, files), *filter(None, own)]), others
+    launch.locust("opfind ui", "operating_point.py", locust_flags)
 
 
 @app.command(cls=_Command, sections=_LOAD, help=_LOAD_HELP, short_help="Run one load by hand, without a search.")

@@ -130,7 +130,7 @@ class Host:
         runner = self._environment.runner
         if self.board.is_running and runner and runner.state not in (STATE_RUNNING, STATE_SPAWNING) and self._search:
             self._search.wait()
-        if self.board.is_running:
+        if self.board.is_running or (runner and runner.shape_greenlet):
             return "a search is under way, and Start was ignored: press Stop first, or wait for its end"
         options = copy(self._options)
         for name, value in form.items():
@@ -142,6 +142,8 @@ class Host:
         """End the process where the command line asks for what cannot be, or the port is taken."""
         why = self._refusal(self._options)
         options = self._options
+        if options.class_picker:
+            why = "--class-picker would let the search be chosen away: drop it, and name your user classes as words"
         if not options.headless:
             why = why or _taken(options.web_host, options.web_port)
         if why:
@@ -170,7 +172,6 @@ class Host:
         self.board.begin()
         if isinstance(self._shape, EngineSearch):
             words = engine_words(self._options, number=self._count)
-            self._environment.host = self._options.target or self._options.host
             self._search = HostedRun(words, self._take, self._done)
         else:
             self._search = UsersRun(self._environment, self._count, self.board.take, self._done)

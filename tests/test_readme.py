@@ -21,14 +21,6 @@ from tests.locust_process import ui
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
-USERS = """
-from locust import FastHttpUser, task
-
-class Me(FastHttpUser):
-    @task
-    def ask(self):
-        self.client.get("/slow/5")
-"""
 SHORT = [line for line in COMMANDS if line.startswith("opfind ")]
 
 
@@ -61,7 +53,6 @@ def opfind(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
 
 def _write_inputs(folder: Path) -> None:
     """Write the files that the commands name."""
-    (folder / "my.py").write_text(USERS, encoding="utf-8")
     (folder / "payload.json").write_text('{"inputs": [1, 2]}', encoding="utf-8")
     (folder / "inputs.json").write_text('{"data": [{"INPUT0": [1, 2]}]}', encoding="utf-8")
     shutil.copytree(ROOT / "tests" / "loadgen" / "server" / "models", folder / "models")
@@ -71,16 +62,14 @@ def _write_inputs(folder: Path) -> None:
     (folder / "requests.jsonl").write_text('{"inputs": [1]}\n{"inputs": [2, 3]}\n', encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line])
+@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line and "--locustfile" not in line])
 def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
-    """Each `opfind run` of the README gives an answer, here on a small budget."""
+    """Each `opfind run` of the README gives an answer, on a small budget; those with Locust are in tests/e2e."""
     _write_inputs(tmp_path)
     with target_of(line) as base:
-        is_closed = "closed" in line or "--locustfile" in line
-        bounds = ["--max-users", "2"] if is_closed else ["--start-rps", "40", "--max-rps", "40"]
+        bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
         bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
-        budget = "3s" if "--locustfile" in line else "6s"
-        with opfind([*arguments_of(line, base), *bounds, "--budget", budget], tmp_path) as process:
+        with opfind([*arguments_of(line, base), *bounds, "--budget", "6s"], tmp_path) as process:
             stdout, stderr = process.communicate(timeout=60)
     assert process.returncode in (0, 1, 3, 4), stderr
     assert "search stopped" in (stdout + stderr).lower() or '"verdict"' in stdout
