@@ -303,11 +303,13 @@ def _run_users(ctx: click.Context, locustfile: Path) -> int:
         raise UsageError("--mode open has no meaning with --locustfile, whose users wait for replies: drop one of them")
     if not locustfile.is_file():
         raise UsageError(f"--locustfile: there is no file '{locustfile}'")
+    if "," in str(locustfile):
+        raise UsageError(f"--locustfile: '{locustfile}' has a comma, which Locust takes for two files: rename it")
     host, as_json = words.pop("url", None), words.pop("as_json", None)
     words.pop("locustfile")
     given = [f"--{'sla' if name == 'slas' else name.replace('_', '-')}={text}" for name, value in words.items()
              if value is not None for text in (value if isinstance(value, list) else [value])]  # fmt: skip
-    given += [f"--host={host}"] if host else []
+    given += [f"--host={host}"] if isinstance(host, str) else []  # else it is click's own mark of what is missing
     given += ["--answer-json"] if as_json else []
     quiet = ["--headless", "--only-summary", "--loglevel=CRITICAL", "--terminal"]
     launch.locust("opfind run", "users.py", [*quiet, *given, f"--locustfile={locustfile}"])

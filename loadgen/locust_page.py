@@ -1,8 +1,10 @@
 """The Operating point tab: our page among the ones of Locust's web UI, and our verdict in Locust's own report."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from locust.runners import STATE_CLEANUP
 from locust.web import WebUI, request  # Flask's, which comes with Locust
 
 from loadgen.board import Board
@@ -10,6 +12,7 @@ from reports.live import page
 
 KEY, TITLE = "opfind", "Operating point"
 _ROOT = '<div id="root"'
+_SETTLE_S = 5.0
 # Opens our tab unless the address names another, and shows the page in it: a tab of the stock bundle knows only tables.
 # The form's own fields, "Custom parameters", are folded away there; here they are what matters.
 _SCRIPT = """<script>(() => {
@@ -73,6 +76,8 @@ def add_page(web_ui: WebUI, base: str, searches: Searching, *, needs_host: bool)
     ends = (("<head>", f"<head>{_SCRIPT}"), ("</body>", f"{calm}</body>"))
     _wrap(app, "locust.index", lambda html: html.replace(*ends[0], 1).replace(*ends[1], 1))
     _wrap(app, "locust.stats_report", lambda html: with_banner(html, board))
+    for endpoint in ("locust.index", "locust.request_stats"):
+        app.view_functions[endpoint] = _once_settled(app.view_functions[endpoint], web_ui)
     start = app.view_functions["locust.swarm"]
 
     def swarm() -> Any:
@@ -90,6 +95,18 @@ def with_banner(html: str, board: Board) -> str:
     """Put the verdict into Locust's report, before what its script draws; the script's own text holds tags as well."""
     before, root, after = html.rpartition(_ROOT)
     return f"{before}{board.banner()}{root}{after}" if root else html
+
+
+def _once_settled(view: Callable[..., Any], web_ui: WebUI) -> Callable[..., Any]:
+    """Answer when a test that is just ending has ended: Locust's page asks no more once it was told `cleanup`."""
+
+    def settled(*args: Any, **kwargs: Any) -> Any:
+        deadline = time.monotonic() + _SETTLE_S
+        while web_ui.environment.runner.state == STATE_CLEANUP and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return view(*args, **kwargs)
+
+    return settled
 
 
 def _wrap(app: Any, endpoint: str, change: Callable[[str], str]) -> None:

@@ -9,15 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import locust
+from locust import FastHttpUser, HttpUser
 from locust.env import Environment
 
 import scenarios
 from loadgen import console, files, session, stream
 from loadgen import environment as machine
 from loadgen.cli import scenario_of, tell
+from loadgen.errors import UsageError
 from loadgen.failure import failure
 from loadgen.locust_options import folder_of, users_words
 from loadgen.locust_users import UsersFleet
+
+
+def _host(environment: Environment) -> str | None:
+    """Return where the users' requests go.
+
+    Raises:
+        UsageError: They are HTTP users, and nothing says where.
+    """
+    host: str | None = environment.host or next((user.host for user in environment.user_classes if user.host), None)
+    if host is None and any(issubclass(user, HttpUser | FastHttpUser) for user in environment.user_classes):
+        raise UsageError(
+            "nothing says where the requests go: give the URL, fill in Host, or set `host` in the user class"
+        )
+    return host
 
 
 def _locustfile(environment: Environment) -> str:
@@ -76,7 +92,7 @@ class UsersRun:
 
     def _search(self) -> None:
         environment, options = self._environment, self._environment.parsed_options
-        host = environment.host or next((user.host for user in environment.user_classes if user.host), None)
+        host = _host(environment)
         is_web = host is not None and host.startswith(("http://", "https://"))
         scenario = scenario_of(users_words(options, host if is_web else None))
         folder = files.prepare(folder_of(options, self._number))

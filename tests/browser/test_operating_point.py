@@ -93,6 +93,12 @@ def _tab(browser: WebDriver) -> str:
     return browser.find_element(By.ID, "live").text
 
 
+def _status(browser: WebDriver) -> str:
+    """Return what the bar at the top says of the test."""
+    browser.switch_to.default_content()
+    return browser.find_element(By.CSS_SELECTOR, ".MuiAppBar-root").text.partition("Status\n")[2].partition("\n")[0]
+
+
 def test_a_search_from_start_to_report(browser: WebDriver, page: Page, tmp_path: Path) -> None:
     """Start, watch the curve grow, stop, start again with another budget, download the report, open it."""
     browser.get(page.base)
@@ -108,6 +114,8 @@ def test_a_search_from_start_to_report(browser: WebDriver, page: Page, tmp_path:
     _enter(browser, "budget", "2s")
     _press(browser, "START")
     _until(browser, lambda: "Earlier searches" in _tab(browser) and "Open the report" in _tab(browser))
+    _until(browser, lambda: _status(browser) == "STOPPED")  # Locust's page has noticed the end by itself
+    browser.switch_to.frame("operating-point")
     browser.find_element(By.LINK_TEXT, "Download it").click()
     _until(browser, lambda: any(tmp_path.glob("opfind-*.html")))
     assert "p99<200ms" in next(tmp_path.glob("opfind-*.html")).read_text(encoding="utf-8").replace("&lt;", "<")

@@ -88,7 +88,7 @@ def test_a_target_that_dies(target: FakeTarget, tmp_path: Path) -> None:
 
 
 def test_a_locustfile_that_cannot_be_used(tmp_path: Path) -> None:
-    """One that does not import, has no user, or raises in each task: exit code 2, one sentence, no traceback."""
+    """It does not import, has no user or no host, or raises in each task: exit code 2, one sentence, no traceback."""
     files = {
         "import nothing_like_it\n": "No module named 'nothing_like_it'",
         "def broken(:\n": "SyntaxError",
@@ -97,9 +97,12 @@ def test_a_locustfile_that_cannot_be_used(tmp_path: Path) -> None:
     }
     for number, text in enumerate(files):
         (tmp_path / f"file{number}.py").write_text(text, encoding="utf-8")
-    run = ("run", f"http://127.0.0.1:{free_port()}", "--sla-p99", "200ms")
-    done = all_ended([(*run, "--locustfile", f"file{number}.py") for number in range(len(files))], tmp_path)
-    for (code, err), says in zip(done, files.values(), strict=True):
+    (tmp_path / "good.py").write_text(USERS.format(body=QUICK), encoding="utf-8")
+    run = ("run", "--sla-p99", "200ms", "--locustfile")
+    base = f"http://127.0.0.1:{free_port()}"
+    commands = [(*run, f"file{number}.py", base) for number in range(len(files))]
+    done = all_ended([*commands, (*run, "good.py")], tmp_path)
+    for (code, err), says in zip(done, [*files.values(), "nothing says where the requests go"], strict=True):
         assert code == 2, err
         assert says in err
         assert "Traceback" not in err
