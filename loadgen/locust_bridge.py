@@ -32,7 +32,7 @@ from loadgen.errors import UsageError
 from loadgen.hosted import HostedRun
 from loadgen.locust_options import add_engine_flags, add_users_flags, engine_words, users_words
 from loadgen.locust_page import add_page, with_banner
-from loadgen.locust_run import UsersRun
+from loadgen.locust_run import UsersRun, host_of
 from loadgen.stream import Line
 
 _LOOPBACK = "127.0.0.1"
@@ -136,12 +136,12 @@ class Host:
         for name, value in form.items():
             if hasattr(options, name):
                 setattr(options, name, value)
-        return self._refusal(options)
+        return self._refusal(options, is_starting=True)
 
     def refuse(self) -> None:
         """End the process where the command line asks for what cannot be, or the port is taken."""
-        why = self._refusal(self._options)
         options = self._options
+        why = self._refusal(options, is_starting=options.headless or options.autostart)
         if options.class_picker:
             why = "--class-picker would let the search be chosen away: drop it, and name your user classes as words"
         if not options.headless:
@@ -155,12 +155,14 @@ class Host:
         options: Namespace = self._environment.parsed_options
         return options
 
-    def _refusal(self, options: Namespace) -> str | None:
+    def _refusal(self, options: Namespace, *, is_starting: bool) -> str | None:
         try:
             if isinstance(self._shape, EngineSearch):
                 scenario_of(engine_words(options, number=self._count + 1))
             else:
                 scenario_of(users_words(options, None))
+                if is_starting:
+                    host_of(self._environment, options.host)
         except UsageError as error:
             return str(error)
         return None

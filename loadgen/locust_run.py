@@ -22,13 +22,13 @@ from loadgen.locust_options import folder_of, users_words
 from loadgen.locust_users import UsersFleet
 
 
-def _host(environment: Environment) -> str | None:
-    """Return where the users' requests go.
+def host_of(environment: Environment, given: str | None) -> str | None:
+    """Return where the users' requests go: as given, or as a user class says.
 
     Raises:
         UsageError: They are HTTP users, and nothing says where.
     """
-    host: str | None = environment.host or next((user.host for user in environment.user_classes if user.host), None)
+    host: str | None = given or next((user.host for user in environment.user_classes if user.host), None)
     if host is None and any(issubclass(user, HttpUser | FastHttpUser) for user in environment.user_classes):
         raise UsageError(
             "nothing says where the requests go: give the URL, fill in Host, or set `host` in the user class"
@@ -92,7 +92,7 @@ class UsersRun:
 
     def _search(self) -> None:
         environment, options = self._environment, self._environment.parsed_options
-        host = _host(environment)
+        host = host_of(environment, environment.host)
         is_web = host is not None and host.startswith(("http://", "https://"))
         scenario = scenario_of(users_words(options, host if is_web else None))
         folder = files.prepare(folder_of(options, self._number))

@@ -91,7 +91,6 @@ def test_a_locustfile_that_cannot_be_used(tmp_path: Path) -> None:
     """It does not import, has no user or no host, or raises in each task: exit code 2, one sentence, no traceback."""
     files = {
         "import nothing_like_it\n": "No module named 'nothing_like_it'",
-        "def broken(:\n": "SyntaxError",
         "x = 1\n": "has no user",
         USERS.format(body='raise ValueError("no good")'): "tasks raise, and make no request: ValueError: no good",
     }
