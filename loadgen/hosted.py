@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from threading import Thread
 
 from loadgen import child
+from loadgen.failure import failure
 from loadgen.stream import Line
 
 _ERROR = "opfind: error: "
@@ -32,6 +33,7 @@ class HostedRun:
             done: Called once, after the last line, when the child has ended.
         """
         self.error: str | None = None
+        self._defect: str | None = None
         self._process = child.start("loadgen", "run", "--stream", *words, stderr=subprocess.PIPE)
         self._words = Thread(target=self._read_words, name="opfind-words", daemon=True)
         self._words.start()
@@ -42,7 +44,7 @@ class HostedRun:
     def exit_code(self) -> int | None:
         """Return how it ended, or None while it runs; a child that a signal killed counts as a defect of ours."""
         code = self._process.poll()
-        return 70 if code is not None and code < 0 else code
+        return 70 if self._defect or (code is not None and code < 0) else code
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Ask it to end; what was measured is kept and reported. Asked twice, it waits for no reply."""
@@ -58,10 +60,17 @@ class HostedRun:
 
     def _read_lines(self, take: Callable[[Line], None], done: Callable[["HostedRun"], None]) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            take(json.loads(line))
+        try:
+            for line in self._process.stdout:
+                take(json.loads(line))
+        except Exception as defect:  # noqa: BLE001 (a line that cannot be shown must not leave a search without an end)
+            self._process.terminate()
+            for _ in self._process.stdout:
+                pass
+            self._defect, _ = failure(defect, None)
         self._process.wait()
         self._words.join()
+        self.error = self._defect or self.error
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
