@@ -14,7 +14,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
-TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "trustme>=1.2")
+TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "selenium>=4.25", "trustme>=1.2")
 # PyTorch's own index of wheels for processors alone: from PyPI, Linux gets gigabytes of CUDA.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -65,7 +65,7 @@ def bench(session: nox.Session) -> None:
     (both need OPFIND_PEERS), `levers` measures what each lever of the server does, and `overload` sends three times its
     capacity for a minute.
     """
-    session.install("-e", ".", *TEST_TOOLS, "locust")
+    session.install("-e", ".", *TEST_TOOLS)
     for name in session.posargs or ("engine_cost", "open_loop", "side_by_side", "endurance", "default_scenario"):
         session.run("python", "-m", f"tests.bench.{name}")
 

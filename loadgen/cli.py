@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from loadgen import flags, shadow, streams
+from loadgen import flags, launch, shadow, streams
 from loadgen.errors import OpfindError, UsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from analysis import Run, Step
+    from loadgen.progress import Show
     from loadgen.server.config import Limits
     from loadgen.server.model_config import ModelConfig
     from loadgen.session import Finished
@@ -170,6 +173,10 @@ _RUN = {
         click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout, words on stderr."),
     ],
 }  # fmt: skip
+_USERS = [
+    _flag("--locustfile", "FILE", "Locust's users are the load: the search raises their number.", flags.path),
+]
+_STREAM = click.Option(["--stream"], is_flag=True, help="--json, and before it lines of JSON while the search runs.")
 _SHARED = {option.name: option for options in _RUN.values() for option in options}
 _LOAD = {
     "Load": [
@@ -250,11 +257,72 @@ def app() -> None:
     """Find the highest request rate that a server carries while its p99 latency stays within the SLA."""
 
 
-@app.command(cls=_Command, sections=_RUN, help=_RUN_HELP, short_help="Find the operating point of a server.")
+_RUN_SECTIONS = {**_RUN, "Load": [*_RUN["Load"], *_USERS], "Output": [*_RUN["Output"], _STREAM]}
+
+
+@app.command(cls=_Command, sections=_RUN_SECTIONS, help=_RUN_HELP, short_help="Find the operating point of a server.")
 @click.argument("url", required=False)
-def run(output: Path | None, as_json: bool, **given: Any) -> int:
+@click.pass_context
+def run(
+    ctx: click.Context, /, output: Path | None, as_json: bool, stream: bool, locustfile: Path | None, **given: Any
+) -> int:
     """Find the operating point; see `_RUN_HELP`."""
-    return _measure(given, output, as_json=as_json, by_hand=False)
+    if locustfile is not None:
+        return _run_users(ctx, locustfile)
+    return _measure(given, output, as_json=as_json or stream, by_hand=False, streamed=stream)
+
+
+def scenario_of(words: Sequence[str]) -> "Scenario":
+    """Read the words after `opfind run` as it would, without running anything.
+
+    Raises:
+        UsageError: It would refuse them.
+    """
+    from loadgen.assemble import assemble
+
+    try:
+        with run.make_context("opfind run", list(words)) as context:
+            return assemble(context.params)
+    except click.ClickException as error:
+        raise UsageError(_masked(error.format_message()).rstrip(".")) from None
+
+
+_OF_USERS = {
+    "url", "sla_p99", "slas", "error_budget", "precision", "budget", "seed", "max_users", "scenario", "mode", "output",
+    "as_json", "locustfile",
+}  # fmt: skip
+
+
+def _run_users(ctx: click.Context, locustfile: Path) -> int:
+    """Become a headless Locust that searches over the users of `locustfile`; its flags are the words given here."""
+    words, _, order = run.make_parser(ctx).parse_args(list(ctx.obj[1:]))
+    for parameter in order:
+        if parameter.name not in _OF_USERS:
+            raise UsageError(f"{parameter.opts[0]} has no meaning with --locustfile: drop it, or drop --locustfile")
+    if words.pop("mode", None) == "open":
+        raise UsageError("--mode open has no meaning with --locustfile, whose users wait for replies: drop one of them")
+    if not locustfile.is_file():
+        raise UsageError(f"--locustfile: there is no file '{locustfile}'")
+    if "," in str(locustfile):
+        raise UsageError(f"--locustfile: '{locustfile}' has a comma, which Locust takes for two files: rename it")
+    host, as_json = words.pop("url", None), words.pop("as_json", None)
+    words.pop("locustfile")
+    given = [f"--{'sla' if name == 'slas' else name.replace('_', '-')}={text}" for name, value in words.items()
+             if value is not None for text in (value if isinstance(value, list) else [value])]  # fmt: skip
+    given += [f"--host={host}"] if isinstance(host, str) else []  # else it is click's own mark of what is missing
+    given += ["--answer-json"] if as_json else []
+    quiet = ["--headless", "--only-summary", "--loglevel=CRITICAL", "--terminal"]
+    launch.locust("opfind run", "users.py", [*quiet, *given, f"--locustfile={locustfile}"])
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    short_help="Locust's web UI, with the search in it.",
+)
+@click.argument("locust_flags", nargs=-1, type=click.UNPROCESSED)
+def ui(locust_flags: tuple[str, ...]) -> int:
+    """Run Locust with the search in its web UI; all of Locust's flags hold, and `--help` lists them with ours."""
+    launch.locust("opfind ui", "operating_point.py", locust_flags)
 
 
 @app.command(cls=_Command, sections=_LOAD, help=_LOAD_HELP, short_help="Run one load by hand, without a search.")
@@ -264,13 +332,15 @@ def load(output: Path | None, as_json: bool, **given: Any) -> int:
     return _measure(given, output, as_json=as_json, by_hand=True)
 
 
-def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_hand: bool) -> int:
+def _measure(
+    given: dict[str, Any], output: Path | None, *, as_json: bool, by_hand: bool, streamed: bool = False
+) -> int:
     """Search, or run one load by hand; write the files, print the answer, return the exit code."""
     folder: Path | None = None
     made: list[Path] = []
     finished: Finished | None = None
     try:
-        from loadgen import console, environment, session
+        from loadgen import environment, session
         from loadgen.assemble import assemble, assemble_load
         from loadgen.files import prepare
 
@@ -282,7 +352,7 @@ def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_ha
         if step is None:
             _write(sys.stderr, lambda: click.echo(_plan(scenario), err=True))
         with session.interrupts() as seen:  # from here on an impatient Ctrl-C does not lose what was measured
-            with console.live(_title(scenario, step), sys.stderr) as show:
+            with _view(scenario, step, streamed=streamed) as show:
                 begin = partial(session.load, scenario, step) if step else partial(session.run, scenario)
                 finished = begin(environment=environment.collect(arguments), show=show, interrupts=seen)
             _save(finished, folder)
@@ -290,10 +360,20 @@ def _measure(given: dict[str, Any], output: Path | None, *, as_json: bool, by_ha
         sentence, code = _failure(error, folder)
         if not finished:
             folder = _without_empty(folder, made)
-        _tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
+        tell(finished.run if finished else None, folder, code, sentence, as_json=as_json, by_hand=by_hand)
         return _complain(sentence, code)
-    _tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
+    tell(finished.run, folder, finished.run.exit_code, None, as_json=as_json, by_hand=by_hand)
     return finished.run.exit_code
+
+
+def _view(scenario: "Scenario", step: "Step | None", *, streamed: bool) -> "AbstractContextManager[Show]":
+    """Choose who watches: a person at the terminal, or a program that reads lines."""
+    from loadgen import console, stream
+
+    title = _title(scenario, step)
+    if not streamed:
+        return console.live(title, sys.stderr)
+    return stream.lines(stream.begin(title, scenario), sys.stdout)
 
 
 def _missing(output: Path | None) -> list[Path]:
@@ -491,9 +571,7 @@ def _save(finished: "Finished", folder: Path) -> None:
         raise finished.crash
 
 
-def _tell(
-    run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool, by_hand: bool
-) -> None:
+def tell(run: "Run | None", folder: Path | None, code: int, error: str | None, *, as_json: bool, by_hand: bool) -> None:
     """Print the answer, if there is one: as words, or as JSON on standard output and as words on standard error."""
     if as_json and code != UsageError.exit_code:
         from loadgen.summary import load_summary, summary

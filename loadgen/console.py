@@ -14,10 +14,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from analysis import Estimate, Run, Step, StepRecord, Verdict
+from analysis import Estimate, Run, Step, Verdict
 from analysis.judgement import ERROR_BUDGET
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress, Show
+from loadgen.progress_words import bracket, costs, level, quantile_name, so_far, to_go, verdict_of
 from loadgen.selfcheck import Selfcheck
 from loadgen.trust import LEAST_ACHIEVED, MOST_CPU, SHARE, SLOWEST_S, Row
 from reports import explain, generator, text
@@ -117,15 +118,15 @@ def _draw_live(screen: Console, title: str, updates: Iterator[Progress]) -> None
 def step_line(progress: Progress) -> Text:
     """Return a finished step as one line, and a second one for each reason why it is not sound."""
     record = progress.records[-1]
-    verdict = _verdict(record)
-    line = Text(f"step {record.index + 1:>3}  {record.step.purpose:<8}{_level(record.step):>16}")
-    line.append(f"  {_sla_quantile(progress)} {_latency(progress.quantile):<22}")
+    verdict = verdict_of(record)
+    line = Text(f"step {record.index + 1:>3}  {record.step.purpose:<8}{level(record.step):>16}")
+    line.append(f"  {quantile_name(progress)} {_latency(progress.quantile):<22}")
     line.append(f"{verdict.upper():<9}", style=_STYLES[verdict])
     line.append(f"  achieved {text.rate(record.achieved_rps)}, ok {record.counts['ok']:,} of {record.offered:,}")
     if record.aborted:
         line.append(", stopped early")
-    if told := _so_far(progress):
-        line.append(f"; so far {told}{_to_go(progress)}")
+    if told := so_far(progress):
+        line.append(f"; so far {told}{to_go(progress)}")
     for reason in record.reasons:
         line.append(f"\n          not sound: {_line(reason.text)}", style="yellow")
     return line
@@ -135,7 +136,7 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
     """Return the live view of `width` columns and at most `height` rows."""
     sla = progress.sla
     rows = [
-        _row(_sla_quantile(progress), _latency(progress.quantile), f"SLA {text.latency(sla.limit_s)}" if sla else ""),
+        _row(quantile_name(progress), _latency(progress.quantile), f"SLA {text.latency(sla.limit_s)}" if sla else ""),
         _row(
             "load",
             f"offered {text.rate(progress.offered_rps)}, achieved {text.rate(progress.achieved_rps)}",
@@ -145,9 +146,9 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
     if sla:
         rows.insert(0, _verdict_row(progress))
     if not _is_by_hand(progress):
-        step = f"{progress.index + 1} {progress.step.purpose}, {_level(progress.step)}"
-        so_far = _row("so far", _bracket(progress.records), _so_far(progress))
-        rows = [_row("step", step, _step_time(progress)), *rows, so_far]
+        step = f"{progress.index + 1} {progress.step.purpose}, {level(progress.step)}"
+        found = _row("so far", bracket(progress.records), so_far(progress))
+        rows = [_row("step", step, _step_time(progress)), *rows, found]
         rows += [_row("plan", plan)] if (plan := costs(progress)) else []
     rows = [Text(_line(title), style="bold"), *rows, _time_row(progress, width)]
     plot_height = min(14, height - len(rows) - 3)
@@ -166,10 +167,6 @@ def _is_by_hand(progress: Progress) -> bool:
     return progress.step.purpose == "load"
 
 
-def _verdict(record: StepRecord) -> Verdict:
-    return record.judgement.verdict if record.judgement else Verdict.UNDECIDED
-
-
 def _row(name: str, value: str, note: str = "") -> Text:
     return Text.assemble((f"{name:<8}", "dim"), value, (f"   {note}" if note else "", "dim"))
 
@@ -186,56 +183,16 @@ def _verdict_row(progress: Progress) -> Text:
 
 def _time_row(progress: Progress, width: int) -> Text:
     left = max(0.0, progress.budget_s - progress.elapsed_s)
-    words = f" {text.duration(progress.elapsed_s)} used, {text.duration(left)} left{_to_go(progress)}"
+    words = f" {text.duration(progress.elapsed_s)} used, {text.duration(left)} left{to_go(progress)}"
     cells = max(4, min(40, width - 8 - len(words)))
     filled = round(cells * min(1.0, progress.elapsed_s / progress.budget_s))
     return Text.assemble(("time    ", "dim"), ("━" * filled, "cyan"), ("─" * (cells - filled), "dim"), words)
-
-
-def _to_go(progress: Progress) -> str:
-    """Say how long the search will still take, or that its budget may end it; nothing where that is not known."""
-    if progress.expected_s is None:
-        return ""
-    if progress.expected_s > progress.budget_s:
-        return ", the budget may end first"
-    return f", about {text.duration(text.rough(max(0.0, progress.expected_s - progress.elapsed_s)))} to go"
-
-
-def costs(progress: Progress) -> str:
-    """Say what precisions that are still to come cost on this server, in load from the first request on.
-
-    Of those that cost the same, the narrowest is named.
-    """
-    dearer = {text.duration(text.rough(s)): precision for precision, s in progress.costs if s > progress.elapsed_s}
-    told = [f"±{text.share(precision)} takes about {length}" for length, precision in dearer.items()]
-    return f"{', '.join(told)} of load in all" if told else ""
-
-
-def _so_far(progress: Progress) -> str:
-    """Give the operating rate so far with its interval."""
-    rate = progress.interval
-    if rate is None:
-        return ""
-    width = f", ±{text.share(text.rough(rate.relative_half_width))}" if rate.high is not None else ""
-    return f"{text.rate(rate.value)} {text.ends(rate)}{width}"
 
 
 def _step_time(progress: Progress) -> str:
     length = text.duration(progress.step.duration_s)
     over = progress.step_elapsed_s - progress.step.duration_s
     return f"draining after {length}" if over > 0 else f"{text.duration(progress.step_elapsed_s)} of {length}"
-
-
-def _bracket(records: tuple[StepRecord, ...]) -> str:
-    """Say between which loads the SLA ends, as the sound steps show it."""
-    sound = [record for record in records if not record.reasons and record.step.purpose != "probe"]
-    holds = max((r.step.level for r in sound if _verdict(r) is Verdict.PASS), default=None)
-    fails = min((r.step.level for r in sound if _verdict(r) is Verdict.FAIL), default=None)
-    unit = "users" if records and records[-1].step.users is not None else "req/s"
-    told = [
-        f"{word} at {text.number(at)} {unit}" for word, at in (("holds", holds), ("fails", fails)) if at is not None
-    ]
-    return ", ".join(told) or "no step has decided yet"
 
 
 def _marks(progress: Progress) -> list[Mark]:
@@ -246,8 +203,8 @@ def _marks(progress: Progress) -> list[Mark]:
         Mark(
             x=x(record.step, record.achieved_rps),
             latency_s=past.value,
-            sign="·" if record.reasons else _SIGNS[_verdict(record)],
-            style="dim" if record.reasons else _STYLES[_verdict(record)],
+            sign="·" if record.reasons else _SIGNS[verdict_of(record)],
+            style="dim" if record.reasons else _STYLES[verdict_of(record)],
         )
         for record in progress.records
         if (past := getattr(record, _past_quantile(progress))) and past.value > 0
@@ -260,25 +217,13 @@ def _marks(progress: Progress) -> list[Mark]:
 
 def _past_quantile(progress: Progress) -> str:
     """Name the quantile by which steps that have ended are drawn: the SLA's where records hold it."""
-    name = _sla_quantile(progress)
+    name = quantile_name(progress)
     return name if name in ("p50", "p95", "p99") else "p99"
 
 
 def _legend(progress: Progress) -> str:
-    past, now = _past_quantile(progress), _sla_quantile(progress)
+    past, now = _past_quantile(progress), quantile_name(progress)
     return f"{past}:  ● pass  x fail  ○ undecided  · not sound  ◆ now" + (f" ({now})" if now != past else "")
-
-
-def _sla_quantile(progress: Progress) -> str:
-    return str(progress.sla).partition("<")[0] if progress.sla else "p99"
-
-
-def _level(step: Step) -> str:
-    return (
-        text.rate(step.rate_rps)
-        if step.rate_rps is not None
-        else f"{step.users:,} user{'' if step.users == 1 else 's'}"
-    )
 
 
 def _latency(estimate: Estimate | None) -> str:

@@ -23,7 +23,7 @@ _SECRET_VALUE = re.compile(r"[A-Za-z0-9_.~+/=%-]{24,}")
 # With a scheme, or without one but with a login; a mark behind it, as in `http://h/: refused`, belongs to the sentence.
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|[^\s'\"<>()/@:]+:[^\s'\"<>/@]+@)[^\s'\"<>]*[^\s'\"<>:;,.)]", re.IGNORECASE)
 # Every other flag takes a value.
-SWITCHES = frozenset({"--json", "--insecure", "--shuffle", "--help", "-h", "--version"})
+SWITCHES = frozenset({"--json", "--stream", "--insecure", "--shuffle", "--help", "-h", "--version"})
 
 
 def mask_header(name: str, value: str) -> str:

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from analysis import SLA, Estimate, Judgement, Step, StepRecord
+from analysis import SLA, Estimate, Judgement, Step, StepRecord, StepResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Progress:
         expected_s: Load that the asked precision will take in all, seconds; None: not known, or a load by hand.
         costs: (precision, load that it takes in all on this server, seconds), where that is known.
         interval: The operating rate so far; None: not known, or a load by hand.
+        result: What came back so far: of a step under way its latest requests, of one that has ended all of them.
     """
 
     elapsed_s: float
@@ -43,6 +44,7 @@ class Progress:
     expected_s: float | None = None
     costs: tuple[tuple[float, float], ...] = ()
     interval: Estimate | None = None
+    result: StepResult | None = None
 
 
 Show = Callable[[Progress], None]

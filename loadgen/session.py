@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -31,7 +31,7 @@ from loadgen import embedded, inputs, selfcheck
 from loadgen.bodies import bodies_of
 from loadgen.clock import NS_PER_MS, NS_PER_S, now_ns
 from loadgen.errors import TargetError
-from loadgen.fleet import ABANDONED, COALESCE_NS, Fleet, Setup, StepView, affordable_connections
+from loadgen.fleet import ABANDONED, COALESCE_NS, Fleet, Setup, StepView, Watch, affordable_connections
 from loadgen.health import usable_cores
 from loadgen.mask import mask
 from loadgen.progress import Progress, Show
@@ -59,6 +59,23 @@ class Finished:
     run: Run
     results: tuple[StepResult, ...]
     crash: Exception | None = None
+
+
+class StepRunner(Protocol):
+    """Run one step after the other: our engines do (`Fleet`), and so do Locust's users.
+
+    Whatever sends from other machines, told over Locust's own messages, is to be one more of these.
+    """
+
+    def run_step(
+        self,
+        step: Step,
+        overloaded: Callable[[StepProgress], bool],
+        *,
+        watch: Watch | None = None,
+        is_abandoned: Callable[[], bool] = lambda: False,
+    ) -> tuple[StepResult, dict[str, Any], dict[str, int]]:
+        """Run one step; see `Fleet.run_step`."""
 
 
 class Interrupts:
@@ -116,6 +133,13 @@ def run(scenario: Scenario, *, environment: Mapping[str, Any], show: Show, inter
         _preflight(fleet, url, interrupts)
         noted = {**environment, "pacing": fleet.pacing, "workload": fleet.workload, "selfcheck": own}
         return _Session(scenario, noted, fleet, interrupts, show, scrape=scrape).run()
+
+
+def search_with(
+    scenario: Scenario, runner: StepRunner, *, environment: Mapping[str, Any], show: Show, interrupts: Interrupts
+) -> Finished:
+    """Find the operating point with a runner of steps that the caller has set up; arguments as in `run`."""
+    return _Session(scenario, environment, runner, interrupts, show, scrape=None).run()
 
 
 def load(
@@ -239,7 +263,7 @@ class _Session:
         self,
         scenario: Scenario,
         environment: Mapping[str, Any],
-        fleet: Fleet,
+        fleet: StepRunner,
         interrupts: Interrupts,
         show: Show,
         *,
@@ -309,7 +333,7 @@ class _Session:
             slas=self._scenario.slas,
             steps=tuple(self._records),
             answer=answer,
-            exit_code=70 if crash else self._interrupts.exit_code or code,
+            exit_code=getattr(crash, "exit_code", 70) if crash else self._interrupts.exit_code or code,
             started_at=self._started_at,
             wall_s=(now_ns() - self._start_ns) / NS_PER_S,
         )
@@ -382,6 +406,7 @@ class _Session:
             expected_s=self._expected_s,
             costs=self._costs,
             interval=self._interval,
+            result=result,
         )
 
 

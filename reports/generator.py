@@ -39,12 +39,22 @@ def verdict(run: Run) -> str | None:
     """Say in one sentence how exactly all steps were sent, or which were not; None where no step tells."""
     told = [record for record in run.steps if _tells(record.client)]
     if not told:
-        return None
+        return _of_locust(run)
     limited = [record for record in told if _has(record, "client")]
     limit = f"the limit itself{_where(limited, told)}" if limited else ""
     fair = [record for record in told if record not in limited]
     parts = (limit, _lateness(fair), _delivered(fair, told), _books(told))
     return text.sentence(", ".join(filter(None, parts)))
+
+
+def _of_locust(run: Run) -> str | None:
+    """Say how late Locust's event loop was, and how busy, where its users were the load; None elsewhere."""
+    lags = [lag for record in run.steps if (lag := _number(record.client, "hub_lag_p99_s")) is not None]
+    if not lags:
+        return None
+    used = max(_number(record.client, "cpu_share") or 0.0 for record in run.steps)
+    late = text.latency(max(lags))
+    return f"Locust's event loop was late by at most {late} (p99), and took up to {text.share(used)} of a core."
 
 
 def _tells(client: Mapping[str, Any]) -> bool:

@@ -205,11 +205,14 @@ def _needed(answer: OperatingPoint) -> str:
 def _client_limited(run: Run, answer: OperatingPoint) -> Headline:
     point, by_user = _point(answer), answer.limited_by.startswith("--")
     why = f"{answer.limited_by} ended the search" if by_user else "the client, not the target, was the limit"
-    advice = (
-        f"Raise {answer.limited_by} and run again to find where the SLA ends."
-        if by_user
-        else "Give the client more --workers or --connections, or its own machine; Client health shows what ran out."
-    )
+    if by_user:
+        advice = f"Raise {answer.limited_by} and run again to find where the SLA ends."
+    elif run.environment.get("locustfile"):
+        advice = "Make the locustfile's tasks cheaper, as with FastHttpUser, or measure with opfind's own engine."
+    else:
+        advice = (
+            "Give the client more --workers or --connections, or its own machine; Client health shows what ran out."
+        )
     return Headline(
         tone="unsure",
         label="Lower bound",

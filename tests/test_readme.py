@@ -16,6 +16,7 @@ import pytest
 from loadgen.server.model_config import ModelConfig
 from tests.fake_target import fake_target, free_port
 from tests.loadgen.server.serving import QUICK, serving
+from tests.locust_process import ui
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,9 +62,9 @@ def _write_inputs(folder: Path) -> None:
     (folder / "requests.jsonl").write_text('{"inputs": [1]}\n{"inputs": [2, 3]}\n', encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line])
+@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line and "--locustfile" not in line])
 def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
-    """Each `opfind run` of the README gives an answer, here on a small budget."""
+    """Each `opfind run` of the README gives an answer, on a small budget; those with Locust are in tests/e2e."""
     _write_inputs(tmp_path)
     with target_of(line) as base:
         bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
@@ -98,6 +99,13 @@ def test_the_serve_command_serves(line: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_the_ui_command_serves_its_page(tmp_path: Path) -> None:
+    """`opfind ui` is in the README, and serves Locust's page with our tab."""
+    assert "opfind ui" in SHORT
+    with ui(folder=tmp_path) as page:
+        assert "Operating point" in page.get()
 
 
 def test_the_two_commands_stand_in_the_readme_and_in_ci() -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from analysis import SLA, Estimate, OperatingPoint, Reason, Run, Step, StepRecord, StepResult
-from loadgen import console
+from loadgen import console, progress_words
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress
 from tests.factories import P99, TWIN, make_answer, make_load, make_records, make_run, of_users
@@ -310,7 +310,7 @@ def test_what_each_precision_costs_is_told_once_it_is_known() -> None:
         for progress in (_progress(ended=True, records=RECORDS), known, known):
             show(progress)
     assert stream.getvalue().count(f"on this server {plan}") == 1
-    assert console.costs(_progress(costs=((0.05, 30.0),), elapsed_s=40.0)) == ""
+    assert progress_words.costs(_progress(costs=((0.05, 30.0),), elapsed_s=40.0)) == ""
 
 
 def test_the_view_and_the_lines_show_the_interval_so_far() -> None:
