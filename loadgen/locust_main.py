@@ -20,6 +20,8 @@ def main() -> None:
 
         import loadgen.locust_bridge  # noqa: PLC0415
 
+        if sys.argv[0] == "opfind ui":
+            loadgen.locust_bridge.use_engine()  # before its locustfile does so: --help is answered without any
         log = loadgen.locust_bridge.LastError()
     except UsageError as error:
         _end(str(error))

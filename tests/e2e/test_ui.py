@@ -202,6 +202,13 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert "Operating point: Interrupted" in _head(tmp_path / "l.html")
 
 
+def test_help_lists_locusts_flags_with_those_of_this_search(tmp_path: Path) -> None:
+    """Not those of a search over a locustfile's own users, which `--max-users` in the form would be."""
+    code, out, _ = ended("ui", "--help", folder=tmp_path)
+    assert code == 0
+    assert {"--web-port", "--target", "--mode", "--require-rps"} <= set(re.findall("--[a-z-]+", out))
+
+
 def test_a_wrong_flag_is_one_sentence(target: FakeTarget, tmp_path: Path) -> None:
     """Exit code 2, the flag and the remedy, and no traceback."""
     free, taken = str(free_port()), target.base.rpartition(":")[2]
