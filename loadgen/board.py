@@ -38,6 +38,7 @@ class Board:
     _run: Run | None = None
     _past: list[Past] = field(default_factory=list)
     _error: str | None = None
+    _drawn: tuple[View, str] | None = None  # the page asks every second, from every browser
 
     def begin(self) -> None:
         """Clear the board for a search."""
@@ -69,7 +70,14 @@ class Board:
     def end(self, exit_code: int | None, error: str | None) -> None:
         """Note how the search ended."""
         self.is_running, self.exit_code, self._live = False, exit_code, None
-        self._error = error or self._error
+        self._error, self.notice = error or self._error, None
+        if self._error:
+            self._head = None  # what it says of a run that failed is not why
+
+    @property
+    def has_report(self) -> bool:
+        """Say that the last search has written one."""
+        return self._run is not None
 
     @property
     def words(self) -> str | None:
@@ -87,7 +95,9 @@ class Board:
             is_running=self.is_running, report=len(self.folders) if self._run else None,
             past=tuple(self._past[:-1] if self._run else self._past),
         )  # fmt: skip
-        return fragment(view)
+        if self._drawn is None or self._drawn[0] != view:
+            self._drawn = view, fragment(view)
+        return self._drawn[1]
 
     def banner(self) -> str:
         """Return the verdict as a piece of HTML for somebody else's page; empty before there is one."""

@@ -33,6 +33,7 @@ class HostedRun:
             done: Called once, after the last line, when the child has ended.
         """
         self.error: str | None = None
+        self.has_answered = False  # from then on it only ends, and would die of a signal
         self._defect: str | None = None
         self._process = child.start("loadgen", "run", "--stream", *words, stderr=subprocess.PIPE)
         self._words = Thread(target=self._read_words, name="opfind-words", daemon=True)
@@ -48,7 +49,7 @@ class HostedRun:
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Ask it to end; what was measured is kept and reported. Asked twice, it waits for no reply."""
-        if self._process.poll() is None:
+        if not self.has_answered and self._process.poll() is None:
             self._process.send_signal(number)
 
     def wait(self, seconds: float = _GRACE_S) -> None:
@@ -62,7 +63,9 @@ class HostedRun:
         assert self._process.stdout is not None
         try:
             for line in self._process.stdout:
-                take(json.loads(line))
+                told = json.loads(line)
+                self.has_answered = told.get("event") is None
+                take(told)
         except Exception as defect:  # noqa: BLE001 (a line that cannot be shown must not leave a search without an end)
             self._process.terminate()
             for _ in self._process.stdout:
@@ -70,7 +73,8 @@ class HostedRun:
             self._defect, _ = failure(defect, None)
         self._process.wait()
         self._words.join()
-        self.error = self._defect or self.error
+        killed = f"the search's process was killed by signal {-self._process.returncode}: is memory short?"
+        self.error = self._defect or self.error or (killed if self._process.returncode < 0 else None)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()

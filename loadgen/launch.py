@@ -37,6 +37,8 @@ def with_locustfiles(ours: str, words: Sequence[str]) -> tuple[str, list[str]]:
         name, equals, value = word.partition("=")
         if name in ("-f", "--locustfile"):
             own.append(value if equals else next(rest, ""))
+        elif word.startswith("-f") and not word.startswith("--"):
+            own.append(word[2:])
         else:
             others.append(word)
     return ",".join([ours, *filter(None, own)]), others

@@ -16,19 +16,23 @@ import sys
 import time
 from argparse import Namespace
 from copy import copy
+from threading import Thread
 from typing import Any, ClassVar
 
+import gevent
 import locust.stats
 from locust import LoadTestShape, User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, LocalRunner
+from locust.runners import LocalRunner
 from locust.stats import RequestStats, StatsEntry, StatsError
 from locust.web import WebUI
 
+import scenarios
 from loadgen.board import Board
 from loadgen.cli import scenario_of
 from loadgen.errors import UsageError
+from loadgen.failure import failure
 from loadgen.hosted import HostedRun
 from loadgen.locust_options import add_engine_flags, add_users_flags, engine_words, users_words
 from loadgen.locust_page import add_page, with_banner
@@ -36,6 +40,9 @@ from loadgen.locust_run import UsersRun, host_of
 from loadgen.stream import Line
 
 _LOOPBACK = "127.0.0.1"
+_HIDDEN = {"body", "header", "output", "workers", "slas", "answer_json", "terminal", "seed", "error_budget",
+           "start_rps", "require_rps", "max_rps", "html_file", "csv_prefix", "json_file", "logfile"}  # fmt: skip
+_ENDING_S = 20.0  # a search that was stopped awaits replies, and writes its files
 _log = logging.getLogger("opfind")
 locust.stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
 locust.stats.bucket_response_time = lambda ms: float(f"{ms:.3g}")  # Locust keeps two digits, too few for a p99
@@ -103,6 +110,8 @@ class Host:
         self._search: HostedRun | UsersRun | None = None
         self._count = 0
         self._is_interrupted = False
+        self._wish = 0
+        self._scenario: str | None = self._options.scenario
         self._names = ("", "")
         environment.events.test_start.add_listener(self._start)
         environment.events.test_stopping.add_listener(self._stop)
@@ -116,6 +125,14 @@ class Host:
                 before(number, frame)
 
         signal.signal(signal.SIGINT, note)
+        if self._options.headless:  # Locust itself listens to SIGTERM only when a headless test with a shape has ended
+            gevent.signal_handler(signal.SIGTERM, self._terminate)
+
+    def _terminate(self) -> None:
+        """End the search; Locust ends at the shape's next tick, and takes over its exit code."""
+        if self._search is None or not self.board.is_running:
+            raise SystemExit(128 + signal.SIGTERM)
+        self._search.stop(signal.SIGTERM)
 
     def users(self) -> tuple[int, float] | tuple[int, float, list[type[User]] | None]:
         """Return how many users there are to be now, and how fast they come."""
@@ -128,15 +145,27 @@ class Host:
     def objection(self, form: dict[str, str]) -> str | None:
         """Return why a search with these fields cannot start, or None; waits for one that is just ending."""
         runner = self._environment.runner
-        if self.board.is_running and runner and runner.state not in (STATE_RUNNING, STATE_SPAWNING) and self._search:
-            self._search.wait()
+        deadline = time.monotonic() + _ENDING_S
+        while self._is_ending(runner) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if self.board.is_running or (runner and runner.shape_greenlet):
             return "a search is under way, and Start was ignored: press Stop first, or wait for its end"
         options = copy(self._options)
+        hidden = sorted(_HIDDEN & form.keys())
+        if hidden:  # such as --body=@FILE: what the form does not show, no page in the browser may ask for
+            return f"--{hidden[0].replace('_', '-')} is for the command line only"
+        if form.get("scenario", self._scenario) not in (self._scenario, *scenarios.bundled()):
+            return "a scenario file is named on the command line only, by --scenario"
         for name, value in form.items():
             if hasattr(options, name):
                 setattr(options, name, value)
         return self._refusal(options, is_starting=True)
+
+    def _is_ending(self, runner: Any) -> bool:
+        """Say that a search was stopped and writes its files, or has ended and Locust has not noticed."""
+        if self.board.is_running:
+            return bool(self._wish or getattr(self._search, "has_answered", False))
+        return self.is_over and bool(runner and runner.shape_greenlet)
 
     def refuse(self) -> None:
         """End the process where the command line asks for what cannot be, or the port is taken."""
@@ -168,15 +197,27 @@ class Host:
         return None
 
     def _start(self, **_: Any) -> None:
+        self._wish = 0
+        self.board.begin()
+        Thread(target=self._begin, daemon=True).start()  # Locust kills the greenlet that we are in when Stop comes now
+
+    def _begin(self) -> None:
         if self._search:
             self._search.wait()
         self._count += 1
-        self.board.begin()
-        if isinstance(self._shape, EngineSearch):
-            words = engine_words(self._options, number=self._count)
-            self._search = HostedRun(words, self._take, self._done)
-        else:
-            self._search = UsersRun(self._environment, self._count, self.board.take, self._done)
+        try:
+            if isinstance(self._shape, EngineSearch):
+                words = engine_words(self._options, number=self._count)
+                self._search = HostedRun(words, self._take, self._done)
+            else:
+                self._search = UsersRun(self._environment, self._count, self.board.take, self._done)
+        except Exception as error:  # noqa: BLE001 (a search that cannot begin has an end, too)
+            sentence, code = failure(error, None)
+            self.board.end(code, sentence)
+            self.is_over = True
+            return
+        if self._wish:
+            self._search.stop(self._wish)
 
     def _take(self, line: Line) -> None:
         self.board.take(line)
@@ -194,8 +235,10 @@ class Host:
         self.is_over = True
 
     def _stop(self, **_: Any) -> None:
-        if self._search and self.board.is_running:
-            self._search.stop(signal.SIGINT)
+        if self.board.is_running:
+            self._wish = signal.SIGINT
+            if self._search:
+                self._search.stop(signal.SIGINT)
 
     def _quit(self, environment: Environment, **_: Any) -> None:
         """End the search before the process ends, take over its exit code, and write the report with the verdict."""
@@ -273,10 +316,12 @@ def ingest(stats: RequestStats, names: tuple[str, str], line: Line) -> None:
 def _taken(host: str, port: int) -> str | None:
     """Return why nothing can listen there, or None."""
     try:
-        with socket.create_server((host, port)):
+        name = None if host == "*" else host or None
+        family, *_, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.create_server(address[:2], family=family):
             return None
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         return f"--web-port {port} of {host or 'this machine'} cannot be used ({why}): name another one"
 
 

@@ -25,6 +25,8 @@ def main() -> None:
         log = loadgen.locust_bridge.LastError()
     except UsageError as error:
         _end(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     try:
         locust.main.main()
     except SystemExit as error:

@@ -1,5 +1,6 @@
 """The Operating point tab: our page among the ones of Locust's web UI, and our verdict in Locust's own report."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -126,11 +127,12 @@ def _wrap(app: Any, endpoint: str, change: Callable[[str], str]) -> None:
 
 def _report(board: Board, number: str, *, as_file: bool = False) -> Any:
     """Return the report of the n-th search, or of the last one."""
-    index = len(board.folders) if number == "last" else int(number) if number.isdecimal() else 0
+    last = len(board.folders) if board.has_report else 0
+    index = last if number == "last" else int(number) if number.isdecimal() and len(number) < 9 else 0
     path = board.folders[index - 1] / "report.html" if 0 < index <= len(board.folders) else None
     if path is None or not path.is_file():
         return "There is no such report: a search writes it when it ends.", 404
-    name = f"opfind-{path.parent.name}.html"
+    name = f"opfind-{re.sub(r'[^A-Za-z0-9_.-]+', '_', path.parent.name)}.html"  # a header takes no other letters
     headers = {"Content-Type": "text/html; charset=utf-8"}
     if as_file:
         headers["Content-Disposition"] = f'attachment; filename="{name}"'

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from locust import FastHttpUser, HttpUser
+from locust.clients import HttpSession
+from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_RUNNING
@@ -38,6 +41,25 @@ _OUTCOMES = {  # by the names of exception classes, which are the same in Locust
     "HTTPConnectionClosed": Outcome.RESET,
     "ConnectionError": Outcome.CONNECT_ERROR,
 }
+_OPEN: dict[object, int] = {}  # HTTP requests in flight, and when each began
+
+
+def _noting(request: Any) -> Any:
+    """Have a client's requests in `_OPEN` while they last: a user that is silent in a task may as well be thinking."""
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        key = object()
+        _OPEN[key] = now_ns()
+        try:
+            return request(*args, **kwargs)
+        finally:
+            del _OPEN[key]
+
+    return noted
+
+
+HttpSession.request = _noting(HttpSession.request)
+FastHttpSession.request = _noting(FastHttpSession.request)
 Row = tuple[int, int, int, int]  # start and end (ns), outcome, user
 
 
@@ -84,6 +106,7 @@ class UsersFleet:
         self._environment = environment
         self._limit_ns = limit_ns
         self._heard = Heard()
+        self._was_answered = False
         environment.events.request.add_listener(self._on_request)
         environment.events.user_error.add_listener(self._on_error)
 
@@ -108,7 +131,7 @@ class UsersFleet:
     ) -> tuple[StepResult, dict[str, Any], dict[str, int]]:
         """Have so many users, and take the requests that they begin in the step; a rate is taken as one user."""
         self.users = step.users or 1
-        self._wait_for_users(is_abandoned)
+        missing = self._wait_for_users(is_abandoned)
         heard = self._heard = Heard(last_ns={user: now_ns() for user in self._busy()})
         start_ns, cpu_s, shown_ns = now_ns(), time.process_time(), now_ns()
         end_ns = start_ns + round(max(step.duration_s, 1.0 if step.users is None else 0.0) * NS_PER_S)
@@ -133,6 +156,15 @@ class UsersFleet:
         client = {"workers": 1, "cpu_share": cpu_share, "loop_lag_max_s": float(lag.max()) / NS_PER_S,
                   "hub_lag_p99_s": float(np.quantile(lag, 0.99)) / NS_PER_S}  # fmt: skip
         reasons = self._reasons(client)
+        if missing == self.users:
+            raise UsageError("no user of the locustfile lasts: see what their on_start raises; mend it and start again")
+        if missing:
+            words = f"{missing} of {self.users} users never came: see what their on_start raises, and whether users end"
+            reasons = (*reasons, Reason("client", words))
+        self._was_answered = self._was_answered or any(row[2] != Outcome.TIMEOUT for row in rows)
+        if not self._was_answered and (rows or pending):
+            words = f"none of the {len(rows) + len(pending)} requests of the first step was answered: does it hang?"
+            reasons = (*reasons, Reason("target", words))
         if is_abandoned() or not self._is_on():
             reasons = (ABANDONED, *reasons)
         result = _result(
@@ -148,14 +180,20 @@ class UsersFleet:
         waiting = {"no reply by the end of the step": len(pending)} if pending else {}
         return result, client, dict(heard.errors) | waiting | raised
 
-    def _wait_for_users(self, is_abandoned: Callable[[], bool]) -> None:
-        deadline_ns = now_ns() + round(_RAMP_S * NS_PER_S)
-        while not is_abandoned() and now_ns() < deadline_ns:
+    def _wait_for_users(self, is_abandoned: Callable[[], bool]) -> int:
+        """Wait for as many users as there are to be; return how many of them will not come."""
+        deadline_ns = now_ns() + round((_RAMP_S + self.users / 50) * NS_PER_S)
+        ready_ns = None
+        while True:
             runner = self._environment.runner
-            if runner is None or (runner.user_count == self.users and runner.state == STATE_RUNNING):
-                return
-            if not self._is_on():
-                return
+            if runner is None or is_abandoned() or not self._is_on() or (
+                runner.user_count == self.users and runner.state == STATE_RUNNING
+            ):  # fmt: skip
+                return 0
+            is_spawned = runner.target_user_count == self.users and runner.state == STATE_RUNNING
+            ready_ns = (ready_ns or now_ns()) if is_spawned else None
+            if now_ns() > deadline_ns or (ready_ns and now_ns() > ready_ns + NS_PER_S):
+                return max(0, self.users - int(runner.user_count))
             time.sleep(_TICK_S / 4)
 
     def _is_on(self) -> bool:
@@ -173,11 +211,20 @@ class UsersFleet:
     def _busy(self) -> list[int]:
         """Return the users that are in the middle of a task, by their greenlets' numbers."""
         greenlets = self._environment.runner.user_greenlets if self._environment.runner else ()
-        return [id(one) for one in greenlets if one.args and getattr(one.args[0], "_state", "") == LOCUST_STATE_RUNNING]
+        users = [(id(one), one.args[0]) for one in greenlets if one.args]
+        return [
+            key for key, user in users
+            if not isinstance(user, HttpUser | FastHttpUser) and getattr(user, "_state", "") == LOCUST_STATE_RUNNING
+        ]  # fmt: skip
+
+    def _since(self, heard: Heard, start_ns: int) -> list[int]:
+        """Return when what is in flight began; of a user whose requests we cannot see, when it was last heard of."""
+        silent = [max(start_ns, heard.last_ns.get(user, start_ns)) for user in self._busy()]
+        return [*silent, *_OPEN.values()]
 
     def _progress(self, heard: Heard, start_ns: int) -> StepProgress:
-        now, busy = now_ns(), self._busy()
-        oldest = min((max(start_ns, heard.last_ns.get(user, start_ns)) for user in busy), default=now)
+        now, busy = now_ns(), self._since(heard, start_ns)
+        oldest = max(start_ns, min(busy, default=now))
         done = len(heard.rows)
         return StepProgress((now - start_ns) / NS_PER_S, done + len(busy), done, len(busy), (now - oldest) / NS_PER_S)
 
@@ -185,7 +232,7 @@ class UsersFleet:
         """Wait until each user has been heard of after the step's end, or pauses; False when some hang in a request."""
         deadline_ns = end_ns + 5 * self._limit_ns + round(_SETTLED_S * NS_PER_S)
         while self._is_on() and not is_abandoned():
-            if all(heard.last_ns.get(user, 0) >= end_ns for user in self._busy()):
+            if all(began >= end_ns for began in self._since(heard, 0)):
                 return True
             if now_ns() > deadline_ns:
                 return False
@@ -193,10 +240,10 @@ class UsersFleet:
         return True
 
     def _pending(self, heard: Heard, start_ns: int, end_ns: int) -> list[Row]:
-        """Return a row for each user that hangs in a request which it began while the step lasted."""
+        """Return a row for each request that hung while the step lasted, one that began before it from its start on."""
         now = now_ns()
-        since = {user: max(start_ns, heard.last_ns.get(user, start_ns)) for user in self._busy()}
-        return [(began, now, Outcome.TIMEOUT, user) for user, began in since.items() if began < end_ns]
+        since = (max(start_ns, began) for began in self._since(heard, start_ns))
+        return [(began, now, Outcome.TIMEOUT, 0) for began in since if began < end_ns]
 
     def _reasons(self, client: dict[str, Any]) -> tuple[Reason, ...]:
         """Say that Locust itself was the limit, where it was."""

@@ -36,7 +36,12 @@ _OURS = {
     "loadgen": FIRST_PARTY,
 }
 # Locust changes sockets and threads of the process that imports it, so what imports it can be told by its name.
-_ONLY_IN = {"click": "loadgen/cli.py", "rich": "loadgen/console.py", "locust": "loadgen/locust_*.py"}
+_ONLY_IN = {
+    "click": "loadgen/cli.py",
+    "rich": "loadgen/console.py",
+    "locust": "loadgen/locust_*.py",
+    "gevent": "loadgen/locust_*.py",  # Locust's own event loop
+}
 _NO_PURE_EDGE = {"time", "asyncio", "socket", "threading", "multiprocessing", "subprocess", "os", "pathlib", "signal"}
 
 

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from selenium import webdriver
@@ -12,6 +13,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from tests.locust_process import PATIENCE_S, Page, ui
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webelement import WebElement
 
 _SEALED = (  # no traffic but to loopback, and nothing that a container lacks
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -46,16 +50,19 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 
 def _press(browser: WebDriver, name: str) -> None:
-    """Press a button of Locust's page, as soon as it is there."""
+    """Press a button of Locust's page, as soon as it is there and stays where it is: the form unfolds."""
     browser.switch_to.default_content()
-    _until(browser, lambda: any(_pressed(button, name) for button in browser.find_elements(By.TAG_NAME, "button")))
+    seen: list[tuple[WebElement, dict[str, int]]] = []
 
+    def pressed() -> bool:
+        buttons = browser.find_elements(By.TAG_NAME, "button")
+        now = [(button, button.location) for button in buttons if button.text.strip().upper() == name]
+        is_still, seen[:] = bool(now) and now == seen, now
+        if is_still:
+            now[0][0].click()
+        return is_still
 
-def _pressed(button: "webdriver.remote.webelement.WebElement", name: str) -> bool:
-    if button.text.strip().upper() != name:
-        return False
-    button.click()
-    return True
+    _until(browser, pressed, pause_s=0.4)
 
 
 def _enter(browser: WebDriver, name: str, text: str) -> None:
@@ -66,7 +73,7 @@ def _enter(browser: WebDriver, name: str, text: str) -> None:
     field.send_keys(text)
 
 
-def _until(browser: WebDriver, is_so: Callable[[], bool]) -> None:
+def _until(browser: WebDriver, is_so: Callable[[], bool], *, pause_s: float = 0.1) -> None:
     """Wait until it is so; what is redrawn in between is asked again."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -76,7 +83,7 @@ def _until(browser: WebDriver, is_so: Callable[[], bool]) -> None:
         except WebDriverException:
             pass
         assert time.monotonic() < deadline, browser.find_element(By.TAG_NAME, "body").text
-        time.sleep(0.1)
+        time.sleep(pause_s)
 
 
 def _steps(browser: WebDriver) -> int:

@@ -1,6 +1,7 @@
 """`opfind run --locustfile`: the users of somebody's locustfile are the load, and how wrong files and targets end."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from analysis import Run
 from tests.fake_target import FakeTarget, fake_target, free_port
-from tests.locust_process import all_ended, ended, ui
+from tests.locust_process import PATIENCE_S, all_ended, ended, opfind, ui, until
 
 USERS = """
 import time
@@ -105,6 +106,44 @@ def test_a_locustfile_that_cannot_be_used(tmp_path: Path) -> None:
         assert code == 2, err
         assert says in err
         assert "Traceback" not in err
+
+
+def test_users_that_pause_or_never_come_and_a_target_that_hangs(target: FakeTarget, tmp_path: Path) -> None:
+    """A pause in a task is no request; users whose `on_start` raises are no load; who never answers has failed."""
+    pause = f"{QUICK}\n        if time.monotonic() % 1 < 0.05: time.sleep(2.5)"
+    raises = USERS.format(body=QUICK) + '    def on_start(self):\n        raise ValueError("no good")\n'
+    files = {"pause": USERS.format(body=pause), "raises": raises,
+             "hangs": USERS.format(body='self.client.get("/silent")')}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    quick = ("--sla-p99", "200ms", "--max-users", "1", "--budget", "9s", "--json")
+    commands = [("run", target.base, "--locustfile", f"{name}.py", "-o", name, *quick) for name in files]
+    (paused, paused_err), (raised, raised_err), (hung, hung_err) = all_ended(commands, tmp_path)
+    assert paused in (3, 4), paused_err
+    run = Run.from_json(json.loads((tmp_path / "pause" / "run.json").read_text(encoding="utf-8")))
+    assert {name for record in run.steps for name, count in record.counts.items() if count} == {"ok"}
+    assert raised == 2, raised_err
+    assert "see what their on_start raises" in " ".join(raised_err.split())
+    assert hung == 5, hung_err
+    assert "was answered" in " ".join(hung_err.split())
+
+
+@pytest.mark.parametrize("command", ["run", "ui"])
+def test_sigterm_without_a_page_keeps_what_was_measured(command: str, target: FakeTarget, tmp_path: Path) -> None:
+    """143 and all files, as everywhere; Locust's own report too."""
+    (tmp_path / "mine.py").write_text(USERS.format(body=SLOW), encoding="utf-8")
+    ours = {
+        "run": ("run", target.base, "--locustfile", "mine.py", "--max-users", "4", "--json"),
+        "ui": ("ui", "--headless", "--html", "page.html", "--target", f"{target.base}/slow/20"),
+    }
+    before = target.requests.total()
+    with opfind(*ours[command], "--sla-p99", "200ms", "--budget", "60s", "--output", "out", folder=tmp_path) as process:
+        until(lambda: str(target.requests.total() > before + 40), lambda said: said == "True")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143, err
+    assert json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["exit_code"] == 143
+    assert command == "run" or "Operating point: Terminated" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,17 @@ def test_a_search_that_is_stopped_in_mid_step_and_started_again(page: Page) -> N
     assert f"Operating point: {verdict}" in page.get("/stats/report").rpartition('id="root"')[0][-3000:]
 
 
+def test_stop_right_after_start_ends_the_search(page: Page) -> None:
+    """Before its process is there: the next one starts as ever."""
+    for _ in range(3):
+        assert page.post("/swarm", budget="60s", sla="200ms")["success"]
+        assert page.post("/stop")["success"]
+        page.until(lambda html: "Searching" not in html)
+    assert page.post("/swarm", budget="2s", sla="200ms")["success"]
+    page.until(lambda html: "Open the report" in html)
+    until(lambda: json.loads(page.get("/stats/requests"))["state"], lambda state: state == "stopped")
+
+
 def test_locusts_tables_show_the_engines_traffic_unrounded(page: Page) -> None:
     """After a search the statistics count every request, and their percentiles have more than Locust's two digits."""
     run = json.loads((_last_folder(page) / "run.json").read_text(encoding="utf-8"))
@@ -108,6 +119,9 @@ def _last_folder(page: Page) -> Path:
         ({"target": "--body=@/etc/passwd"}, "URL"),
         ({"target": "ftp://127.0.0.1/"}, "http"),
         ({"precision": "0"}, "cannot be reached"),
+        ({"body": "@/etc/passwd"}, "--body is for the command line only"),
+        ({"output": "/tmp"}, "--output is for the command line only"),
+        ({"scenario": "/etc/passwd"}, "--scenario"),
     ],
 )
 def test_a_wrong_field_is_refused_in_the_form(page: Page, form: dict[str, str], says: str) -> None:
