@@ -52,13 +52,13 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_queues_with_formulas(name: str) -> None:
-    """Crossing, capacity and median at the answer agree with theory within their intervals, in 6 of 8 searches each.
+    """Crossing, capacity and median at the answer agree with theory within their intervals, in 3 of 4 searches each.
 
-    By chance, an interval that covers 95 % falls short of 6 in 1 of 200 such tests, one that covers 50 % in 6 of 7.
+    By chance, an interval that covers 95 % falls short of it in 1 of 70 such tests, one that covers 50 % in 2 of 3.
     """
     server, sla, truth = KNOWN[name]
     rates = capacities = safes = medians = 0
-    for seed in range(8):
+    for seed in range(4):
         answer, _, _ = find(server, sla, seed)
         assert answer.rate_rps is not None
         assert answer.safe_rps is not None
@@ -68,10 +68,10 @@ def test_queues_with_formulas(name: str) -> None:
         safes += answer.safe_rps <= 1.01 * truth
         capacities += answer.capacity_rps.low <= server.capacity_rps <= (answer.capacity_rps.high or 0)
         medians += answer.p50.low <= np.log(2) / (1000 - answer.rate_rps.value) <= (answer.p50.high or 0)
-    assert rates >= 6
-    assert safes >= 6
-    assert capacities >= 6
-    assert medians >= 6 or name != "M/M/1"
+    assert rates >= 3
+    assert safes >= 3
+    assert capacities >= 3
+    assert medians >= 3 or name != "M/M/1"
 
 
 def test_constant_arrivals_reach_the_capacity() -> None:
@@ -140,8 +140,8 @@ def test_the_first_rate_is_kept_and_may_overload(start: float) -> None:
 
 def test_smaller_precision_takes_longer() -> None:
     """One percent costs more time than ten, and is narrower."""
-    server = Server(t0_s=0.001, instances=4, sigma="exponential")
-    (rough, early, _), (fine, late, _) = (find(server, "p99<8ms", 3, precision=p) for p in (0.10, 0.01))
+    server = Server(t0_s=0.001, sigma="exponential")
+    (rough, early, _), (fine, late, _) = (find(server, "p99<10ms", 3, precision=p) for p in (0.10, 0.01))
     assert late.spent_s > early.spent_s
     assert rough.rate_rps is not None
     assert fine.rate_rps is not None
