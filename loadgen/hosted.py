@@ -22,6 +22,7 @@ class HostedRun:
 
     Attributes:
         error: The sentence with which it failed, or None.
+        has_answered: Its last line has come: it only ends from then on, and would die of a signal.
     """
 
     def __init__(self, words: Sequence[str], take: Callable[[Line], None], done: Callable[["HostedRun"], None]) -> None:
@@ -33,7 +34,7 @@ class HostedRun:
             done: Called once, after the last line, when the child has ended.
         """
         self.error: str | None = None
-        self.has_answered = False  # from then on it only ends, and would die of a signal
+        self.has_answered = False
         self._defect: str | None = None
         self._process = child.start("loadgen", "run", "--stream", *words, stderr=subprocess.PIPE)
         self._words = Thread(target=self._read_words, name="opfind-words", daemon=True)

@@ -10,7 +10,7 @@ import scenarios
 
 BY_SCENARIO = "as the scenario says"
 _USUAL_SLA = "200ms"
-_SLA_HELP = "p99 within this, or such as p95<80ms; empty: the scenario's"
+_SLA_HELP = "p99 within this, or p95<80ms; empty: the scenario's"
 
 
 def add_engine_flags(parser: LocustArgumentParser) -> None:
@@ -19,9 +19,7 @@ def add_engine_flags(parser: LocustArgumentParser) -> None:
     names = [*scenarios.bundled(), *([given.scenario] if given.scenario else [])]
     sla = "" if given.scenario or given.sla else _USUAL_SLA
     parser.add_argument("--target", default="", help="URL of the server; empty: Host, or else the bundled one")
-    parser.add_argument(
-        "--sla-p99", dest="sla", default=sla, help="p99 within this, or p95<80ms; empty: the scenario's"
-    )
+    parser.add_argument("--sla-p99", dest="sla", default=sla, help=_SLA_HELP)
     parser.add_argument("--mode", choices=(BY_SCENARIO, "open", "closed"), default=BY_SCENARIO,
                        help="arrivals by a schedule (open), or users who wait (closed)")  # fmt: skip
     parser.add_argument(
@@ -45,9 +43,7 @@ def add_users_flags(parser: LocustArgumentParser) -> None:
     """Add the flags of a search over Locust's own users; what is added to no group stands in the start form."""
     given, _ = _first_look().parse_known_args()
     sla = "" if given.scenario or given.sla else _USUAL_SLA
-    parser.add_argument(
-        "--sla-p99", dest="sla", default=sla, help="p99 within this, or p95<80ms; empty: the scenario's"
-    )
+    parser.add_argument("--sla-p99", dest="sla", default=sla, help=_SLA_HELP)
     parser.add_argument("--precision", default="", help="of the number of users, such as 0.05; empty: the scenario's")
     parser.add_argument("--budget", default="", help="most time under load, such as 3m; empty: the scenario's")
     parser.add_argument("--max-users", default="", help="never more than this; empty: no bound")

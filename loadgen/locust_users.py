@@ -60,7 +60,7 @@ def _noting(request: Any) -> Any:
 
 HttpSession.request = _noting(HttpSession.request)
 FastHttpSession.request = _noting(FastHttpSession.request)
-Row = tuple[int, int, int, int]  # start and end (ns), outcome, user
+Row = tuple[int, int, int]  # start and end (ns), outcome
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Heard:
         outcome = Outcome.OK if exception is None else outcome_of(exception)
         if exception is not None:
             self.errors[f"{type(exception).__name__}: {exception}"[:300]] += 1
-        self.rows.append((done - max(0, round((response_time or 0.0) * NS_PER_MS)), done, outcome, user))
+        self.rows.append((done - max(0, round((response_time or 0.0) * NS_PER_MS)), done, outcome))
         self.last_ns[user] = done
 
     def user_error(self, exception: BaseException, **_: Any) -> None:
@@ -243,7 +243,7 @@ class UsersFleet:
         """Return a row for each request that hung while the step lasted, one that began before it from its start on."""
         now = now_ns()
         since = (max(start_ns, began) for began in self._since(heard, start_ns))
-        return [(began, now, Outcome.TIMEOUT, 0) for began in since if began < end_ns]
+        return [(began, now, Outcome.TIMEOUT) for began in since if began < end_ns]
 
     def _reasons(self, client: dict[str, Any]) -> tuple[Reason, ...]:
         """Say that Locust itself was the limit, where it was."""
@@ -259,7 +259,7 @@ class UsersFleet:
 
 def _result(step: Step, rows: list[Row], start_ns: int, end_ns: int, **settings: Any) -> StepResult:
     """Build a step's result from its rows, in order of their begin."""
-    table = np.asarray(sorted(rows), dtype=np.int64).reshape(-1, 4)
+    table = np.asarray(sorted(rows), dtype=np.int64).reshape(-1, 3)
     users = step if step.users is not None else replace(step, users=1, rate_rps=None)
     last = max(end_ns, int(table[:, 1].max(initial=end_ns)))
     return StepResult.from_arrays(

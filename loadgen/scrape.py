@@ -132,9 +132,7 @@ def sampled(scrape: Scrape | None, before: Reading | None) -> Iterator[list[Mapp
         yield samples
     finally:
         over.set()
-        thread.join(
-            _SAMPLE_S
-        )  # a server that does not answer keeps nobody waiting: its reading is left to its time-out
+        thread.join(_SAMPLE_S)  # a server that hangs keeps nobody waiting: its time-out ends that reading
 
 
 def of_page(page: str, model: str | None) -> Reading:
