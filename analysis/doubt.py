@@ -41,7 +41,7 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
     for again in range(_ROUNDS):
         unit = poisson_lanes(each, size + twin.rule.max_batch, np.random.default_rng([seed + again, 5]))
         arrivals = np.tile(unit, (GROUPS, 1)) / (rate_rps * np.repeat(scale, each))[:, None]
-        response = settled_s(twin, laws, arrivals, warm, seed + again, restart=1.0)
+        response = settled_s(twin, laws, arrivals, warm, seed + again)
         shares = np.concatenate([shares, (response > limit_s).mean(axis=1).reshape(GROUPS, each)], axis=1)
         apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
         own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
@@ -84,8 +84,9 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
     if not 0 < count <= _FEW:
         return 0, 0.0, 0.0
     without = Law(
-        batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s)
-    )
+        batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s),
+        restart=law.restart,
+    )  # fmt: skip
 
     def shares(rate: float) -> tuple[float, float]:
         shape = shape_of(twin, rate, sla.limit_s, COARSE * 2)

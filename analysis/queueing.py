@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-RESTART = 0.02  # of a run of consecutive services, each time one is drawn
 _AHEAD = 64  # services that are drawn together
 
 
@@ -38,11 +37,13 @@ class Law:
         batch_s: float (max_batch + 1,), mean service time of a batch by its size; entry 0 is unused.
         ratios: float (k,), service time over its mean, in the order in which they were seen.
         delays_s: float (k,), how much later than the rule says the batch started.
+        restart: Chance that a service does not follow the one that was seen before it; 1 draws each by itself.
     """
 
     batch_s: Floats
     ratios: Floats
     delays_s: Floats
+    restart: float = 1.0
 
 
 def capacity_rps(rule: Rule, law: Law) -> float:
@@ -51,21 +52,19 @@ def capacity_rps(rule: Rule, law: Law) -> float:
     return rule.instances * rule.max_batch / mean_s
 
 
-def simulate(
-    rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, *, restart: float = RESTART
-) -> Floats:
+def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
     """Return when each request's service ends, seconds, as `arrivals_s`.
 
     Services are drawn as runs of consecutive ones (stationary bootstrap: Politis and Romano 1994), so what follows one
-    another on the server does so here. The same generator state gives the same services to the same lane.
+    another on the server does so here, as far as the law says. The same generator state gives the same services to the
+    same lane.
 
     Args:
         rule: Of dispatch.
         laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random
-            numbers, so that laws are compared on the same chances.
+            numbers, so that laws are compared on the same chances, and the first one's `restart`.
         arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
         rng: For the services.
-        restart: Chance that a service does not follow the one before it; 1 draws each by itself.
 
     Raises:
         ValueError: The lanes cannot be shared out equally among the laws.
@@ -74,7 +73,7 @@ def simulate(
     if lanes % len(laws):
         raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
     serve = _batches if rule.max_batch > 1 else _singles
-    return serve(rule, laws, arrivals_s, rng, restart)
+    return serve(rule, laws, arrivals_s, rng, laws[0].restart)
 
 
 def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:

@@ -7,7 +7,7 @@ alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the l
 import numpy as np
 
 from analysis.evidence import relaxation_s
-from analysis.queueing import RESTART, Floats, Law, places_of, poisson_lanes, simulate
+from analysis.queueing import Floats, Law, places_of, poisson_lanes, simulate
 from analysis.twin import Twin
 
 GROUPS = 16  # lanes are a multiple of it
@@ -23,11 +23,9 @@ def response_s(twin: Twin, law: Law, rate_rps: float, shape: tuple[int, int, int
     return settled_s(twin, [law], unit / rate_rps, warm, seed)
 
 
-def settled_s(
-    twin: Twin, laws: list[Law], arrivals_s: Floats, warm: int, seed: int, *, restart: float = RESTART
-) -> Floats:
+def settled_s(twin: Twin, laws: list[Law], arrivals_s: Floats, warm: int, seed: int) -> Floats:
     """Return response times less those of the warm-up, and of the last batch of a lane, which waits in vain to fill."""
-    done = simulate(twin.rule, laws, arrivals_s, np.random.default_rng([seed, 2]), restart=restart)
+    done = simulate(twin.rule, laws, arrivals_s, np.random.default_rng([seed, 2]))
     response: Floats = left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals_s
     return response[:, warm : -twin.rule.max_batch]
 

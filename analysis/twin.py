@@ -20,7 +20,6 @@ _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
 _SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of instances are tried, and the best of them
 _NEAR = 0.4  # of the usual rate: from there on steps show the service law
-_SHRINK = 8.0  # batches by which a size's mean is drawn to the line over all sizes
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
 _HARDLY_ANY = 0.001
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
@@ -28,6 +27,7 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _BATCH_OFF = 0.1  # of the logarithm of the mean batch
 _CORRELATED = 0.15
+_RUNS, _FEWEST_RUNS, _RELATED_Z = (2, 5, 25), 10, 3.0  # services; runs; of the variance of their means
 _BLOCK_S = 2.0
 _POOL = 50_000
 _FEWEST_BLOCKS, _SURELY = 8, 0.999
@@ -246,13 +246,24 @@ def _line(sizes: Floats, service_s: Floats) -> tuple[float, float]:
 
 
 def _batch_s(sizes: Ints, service_s: Floats, batch: int) -> tuple[Floats, float, float]:
-    """Return t(b) for b in 0 … batch: the mean of each size, drawn to the line over all of them; and that line."""
+    """Return t(b) for b in 0 … batch: the mean of each size, drawn to the line over all of them; and that line.
+
+    Drawn to it by as much as chance explains of how far the means lie off it (DerSimonian and Laird 1986): a mean for
+    each size would follow the scatter of random services, and what is left of them would scatter too little.
+    """
     base, per_item = _line(sizes.astype(np.float64), np.maximum(service_s, 0.0))
     every = np.arange(batch + 1)
     line = np.maximum(base + per_item * every, 1e-3 * float(service_s.mean()) + 1e-9)
+    relative = np.maximum(service_s, 0.0) / line[sizes]
     seen = np.bincount(sizes, minlength=batch + 1)
-    total = np.bincount(sizes, weights=np.maximum(service_s, 0.0), minlength=batch + 1)
-    return (total + _SHRINK * line) / (seen + _SHRINK), base, per_item
+    off = np.bincount(sizes, weights=relative, minlength=batch + 1) / np.maximum(seen, 1) - 1
+    groups = int(np.count_nonzero(seen))
+    chance = float(((relative - 1 - off[sizes]) ** 2).sum()) / max(1, sizes.size - groups)
+    beyond = float(seen @ off**2) - groups * chance
+    if beyond <= 0:
+        return line, base, per_item
+    shape = beyond / (sizes.size - float(seen @ seen) / sizes.size) if groups > 1 else beyond / sizes.size
+    return line * (1 + off * seen / (seen + chance / shape)), base, per_item
 
 
 def _ratios(parts: Sequence[Services], batch: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
@@ -349,7 +360,7 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     places = np.concatenate([places_of(np.repeat(part.first, part.size)) for part in parts])
     place = np.bincount(places, weights=spread, minlength=batch) / np.maximum(np.bincount(places, minlength=batch), 1)
     return Twin(
-        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays), base_s=base, per_item_s=per_item,
+        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=_restart(ratios)), base_s=base, per_item_s=per_item,
         cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service, dates_s=dates,
         place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change,
         trend=hypot(trend, spells / max(1, blocks) ** 0.5),
@@ -362,6 +373,24 @@ def relaw(twin: Twin, index: Ints) -> Law:
     sizes, service = twin.sizes[index], twin.service_s[index]
     mean, _, _ = _batch_s(sizes, service, twin.rule.max_batch)
     return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=twin.law.delays_s[index])
+
+
+def _restart(ratios: Floats) -> float:
+    """Return the chance that a service drawn does not follow the one that was seen before it; see `Law`.
+
+    1 where means over 2, 5 and 25 services scatter as chance makes them: runs of consecutive services, cut from a few
+    hundred, scatter less than the server does, because they share the mean of those few. Else about k^(1/3) services
+    follow one another, the order of length that is best for a variance (Kuensch 1989).
+    """
+    clipped = np.minimum(ratios, 3.0)
+    variance = float(clipped.var())
+    for length in _RUNS:
+        count = clipped.size // length
+        means = clipped[: count * length].reshape(count, length).mean(axis=1)
+        beyond = length * float(means.var()) / max(variance, 1e-12) - 1
+        if count >= _FEWEST_RUNS and abs(beyond) * sqrt(count / 2) > _RELATED_Z:
+            return float(clipped.size ** (-1 / 3))
+    return 1.0
 
 
 def _without_pauses(ratios: Floats) -> Floats:

@@ -11,11 +11,13 @@ EXPONENTIAL = np.random.default_rng(3).exponential(size=50_000)
 EXPONENTIAL /= EXPONENTIAL.mean()
 
 
-def law(batch_s: list[float], ratios: Floats | None = None, delays_s: Floats | None = None) -> Law:
+def law(
+    batch_s: list[float], ratios: Floats | None = None, delays_s: Floats | None = None, restart: float = 0.02
+) -> Law:
     """Return a law that serves a batch of b in batch_s[b - 1]; constant where no ratios are given."""
     ratios = np.ones(1) if ratios is None else ratios
     delays = np.zeros(ratios.size) if delays_s is None else delays_s
-    return Law(batch_s=np.array([0.0, *batch_s]), ratios=ratios, delays_s=delays)
+    return Law(batch_s=np.array([0.0, *batch_s]), ratios=ratios, delays_s=delays, restart=restart)
 
 
 def waits(rule: Rule, one: Law, rate_rps: float, lanes: int = 40, size: int = 20_000) -> Floats:
