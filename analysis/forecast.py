@@ -64,13 +64,13 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     rate = min(load, 0.999) * twin.capacity_rps if load is not None else crossing(twin, sla)
     if rate is None:
         return None
-    top, shape = twin.capacity_rps, shape_of(twin, rate, sla.limit_s, _FINE)
+    top, limit, shape = twin.capacity_rps, sla.limit_s, shape_of(twin, rate, sla.limit_s, _FINE)
     y, alpha = log(rate / max(top - rate, 1e-3 * rate)), sla.violation_share
     rounds: list[_Round] = []
     doubts: list[float] = []
     for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
         pair = [response_s(twin, twin.law, rate_at(top, y + sign * _STEP), shape, seed + again) for sign in (-1, 1)]
-        (low_share, _), (high_share, its_error) = (share_above(response, sla.limit_s) for response in pair)
+        (low_share, _), (high_share, its_error) = (share_above(response, limit) for response in pair)
         ends = np.log([np.quantile(response, SHOWN) for response in pair])
         rounds.append(_Round(y, low_share, high_share, its_error, ends))
         moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
@@ -96,6 +96,8 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     sd = hypot(resampled, error / (1 + exp(y)), twin.trend, FLOOR)
     near = [done for done in rounds if abs(done.y - y) < _FURTHEST_Y] or rounds[-1:]
     quantiles = _quantiles(near, per_y, alpha, slope * sd / per_y, doubts)
+    if not is_pinned:  # at the crossing the SLA's own quantile is its limit: better than any simulation shows it
+        quantiles = tuple((q, limit if q == sla.quantile else value, doubt) for q, value, doubt in quantiles)
     rare, *few = rare_doubt(twin, rate, sla, seed)
     bent = bent_doubt(twin, rate, sla, slope=slope, sd=sd, seed=seed)
     below, above = (max(more, sqrt(reach**2 - sd**2)) for more, reach in zip(few, bent, strict=True))  # one doubt

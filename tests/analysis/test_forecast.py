@@ -53,7 +53,10 @@ def test_batching_servers_cross_where_another_simulator_has_them_cross(server: S
     assert result.lately < result.sd
     assert (result.rare, result.below, result.above) == (0, 0.0, 0.0)
     limit_s = SLA.parse(sla).limit_s
-    assert result.quantiles[-1][:2] == pytest.approx((0.99, limit_s), rel=0.02)
+    assert result.quantiles[-1][:2] == (0.99, limit_s)
+    _, median_s, _ = result.quantiles[0]
+    slower = shares(server, SLA.parse(f"p50<{median_s:.6f}s"), result.rate_rps, 1_500_000, 5).mean()
+    assert slower == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
