@@ -361,10 +361,9 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     place = np.bincount(places, weights=spread, minlength=batch) / np.maximum(np.bincount(places, minlength=batch), 1)
     return Twin(
         rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=_restart(ratios)),
-        base_s=base, per_item_s=per_item, cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service, dates_s=dates,
-        place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change,
-        trend=hypot(trend, spells / max(1, blocks) ** 0.5),
-        since_s=float(dates[0]) if begin else None,
+        base_s=base, per_item_s=per_item, cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service,
+        dates_s=dates, place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change,
+        trend=hypot(trend, spells / max(1, blocks) ** 0.5), since_s=float(dates[0]) if begin else None,
     )  # fmt: skip
 
 

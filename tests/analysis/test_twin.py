@@ -10,7 +10,7 @@ import pytest
 from analysis import Step
 from analysis.queueing import Floats, Rule
 from analysis.reconstruct import Trace
-from analysis.twin import Twin, _stationary, _without_pauses, fit, relaw
+from analysis.twin import Twin, _restart, _stationary, _without_pauses, fit, relaw
 from tests.analysis.fitted import GPU, MM1, known, mean_one, traces
 from tests.bench.calibrate.des import Server, Simulator
 
@@ -87,6 +87,36 @@ def test_capacity_and_resampled_laws() -> None:
     slow = np.argsort(ratios)[200:]
     assert relaw(twin, slow).batch_s[4] > 1.1 * same.batch_s[4]
     assert relaw(twin, slow).ratios.mean() == pytest.approx(1, rel=0.03)
+
+
+def test_services_follow_one_another_only_where_they_depend_on_one_another() -> None:
+    """Those that do not are drawn singly, 18 of 20 samples at least; a correlation of 0.1 keeps runs of k^(1/3)."""
+    rng = np.random.default_rng(5)
+    for draw in (NEARLY_CONSTANT, EXPONENTIAL):
+        assert sum(_restart(draw(rng, 2000)) == 1.0 for _ in range(20)) >= 18
+    noise = rng.normal(size=20_001)
+    assert _restart(1 + 0.1 * (noise[1:] + 0.1 * noise[:-1])) == pytest.approx(20_000 ** (-1 / 3))
+
+
+def test_the_time_of_a_batch_follows_its_size_and_not_chance() -> None:
+    """Random services on a line give the line; nearly constant ones of a server that pads to powers of two, its steps.
+
+    A mean for each size would leave ratios that scatter less than the services by as much as the sizes explain.
+    """
+    rng, sizes = np.random.default_rng(6), np.tile(np.arange(1, 33), 40)
+    line, steps = 0.010 + 0.0005 * np.arange(33), 0.010 + 0.0005 * 2.0 ** np.ceil(np.log2(np.maximum(np.arange(33), 1)))
+    twin = known(Rule(max_batch=32), line[1:], np.ones(sizes.size))
+    off, kept = [], []
+    for _ in range(20):
+        ratios = mean_one(rng.lognormal(0, 0.5, sizes.size))
+        law = relaw(replace(twin, sizes=sizes, service_s=line[sizes] * ratios), np.arange(sizes.size))
+        off.append(law.batch_s[1:] / line[1:] - 1)
+        kept.append(law.ratios.var() / ratios.var())
+    assert np.mean(kept) > 0.985  # 31 / 1280 of it would be lost
+    assert np.std(off) < 0.035  # that of means of 40 is 0.084, and the least that two parameters can do 0.021
+    service = steps[sizes] * mean_one(rng.lognormal(0, 0.03, sizes.size))
+    law = relaw(replace(twin, sizes=sizes, service_s=service), np.arange(sizes.size))
+    np.testing.assert_allclose(law.batch_s[1:], steps[1:], rtol=0.015)
 
 
 def test_random_service_takes_more_services_to_know() -> None:
