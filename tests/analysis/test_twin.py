@@ -105,7 +105,7 @@ def test_the_time_of_a_batch_follows_its_size_and_not_chance() -> None:
     """
     rng, sizes = np.random.default_rng(6), np.tile(np.arange(1, 33), 40)
     line, steps = 0.010 + 0.0005 * np.arange(33), 0.010 + 0.0005 * 2.0 ** np.ceil(np.log2(np.maximum(np.arange(33), 1)))
-    twin = known(Rule(max_batch=32), line[1:], np.ones(sizes.size))
+    twin = known(Rule(max_batch=32), line[1:].tolist(), np.ones(sizes.size))
     off, kept = [], []
     for _ in range(20):
         ratios = mean_one(rng.lognormal(0, 0.5, sizes.size))
