@@ -37,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = [case for case in cases if not only or {case.name, case.group} & only]
     with get_context("spawn").Pool(options.jobs) as pool:
         truths = truths_of(cases, folder / "truths.json", pool.imap_unordered)
+        unsolved = [case.name for case in cases if case.name not in truths]
         cases = [case for case in cases if case.name in truths]
         runs = run_all(list(tasks(cases, options)), folder / "runs.jsonl", pool.imap_unordered)
     title = f"Calibration, seed {options.seed}, {len(cases)} servers, {options.reps} replications"
+    if unsolved:
+        title += f"; left out, because no run is long enough for their truth: {', '.join(unsolved)}"
     text = page(title, cases, truths, runs, options.budget)
     (folder / "page.md").write_text(text, encoding="utf-8")
     print(text)
