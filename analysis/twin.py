@@ -263,7 +263,7 @@ def _batch_s(sizes: Ints, service_s: Floats, batch: int) -> tuple[Floats, float,
     if beyond <= 0:
         return line, base, per_item
     shape = beyond / (sizes.size - float(seen @ seen) / sizes.size) if groups > 1 else beyond / sizes.size
-    return line * (1 + off * seen / (seen + chance / shape)), base, per_item
+    return line * (1 + off * seen / np.maximum(seen + chance / shape, 1e-9)), base, per_item
 
 
 def _ratios(parts: Sequence[Services], batch: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
