@@ -253,7 +253,7 @@ def _batch_s(sizes: Ints, service_s: Floats, batch: int) -> tuple[Floats, float,
     """
     base, per_item = _line(sizes.astype(np.float64), np.maximum(service_s, 0.0))
     every = np.arange(batch + 1)
-    line = np.maximum(base + per_item * every, 1e-3 * float(service_s.mean()) + 1e-9)
+    line = np.maximum(base + per_item * every, 1e-3 * max(float(service_s.mean()), 0.0) + 1e-9)
     relative = np.maximum(service_s, 0.0) / line[sizes]
     seen = np.bincount(sizes, minlength=batch + 1)
     off = np.bincount(sizes, weights=relative, minlength=batch + 1) / np.maximum(seen, 1) - 1
