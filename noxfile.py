@@ -12,6 +12,7 @@ from nox.command import CommandFailed
 nox.options.sessions = ["lint", "typing", "tests"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "uv|virtualenv"  # uv makes each environment in seconds, where it is there
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
 TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "selenium>=4.25", "trustme>=1.2")
@@ -44,13 +45,12 @@ def tests(session: nox.Session) -> None:
 
 def install_torch(session: nox.Session) -> None:
     """Install torch for the processor alone, where its index answers; elsewhere the tests of networks skip."""
-    # The index and nothing else: pip's settings might name another one, whose newer torch would be taken instead.
-    alone = ("--isolated", "--no-deps", "--index-url", TORCH_INDEX, "--retries", "0", "--timeout", "10")
+    # The index and nothing else: settings might name another one, whose newer torch would be taken instead.
+    is_uv = session.venv_backend == "uv"
+    alone = ("--no-config",) if is_uv else ("--isolated", "--retries", "0", "--timeout", "10")
+    once = {"PIP_CONFIG_FILE": os.devnull, "UV_HTTP_TIMEOUT": "10", "UV_HTTP_RETRIES": "0"}
     try:
-        session.run(
-            "python", "-m", "pip", "install", "-q", *alone, "torch>=2.4", env={"PIP_CONFIG_FILE": os.devnull},
-            silent=True,
-        )  # fmt: skip
+        session.install(*alone, "--no-deps", "--index-url", TORCH_INDEX, "torch>=2.4", silent=True, env=once)
     except CommandFailed:
         session.warn(f"{TORCH_INDEX} does not answer, or has no torch for this Python: the tests of networks skip")
         return
