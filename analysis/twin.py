@@ -32,7 +32,7 @@ _BLOCK_S = 2.0
 _POOL = 50_000
 _FEWEST_BLOCKS, _SURELY = 8, 0.999
 _SPELL_S, _SPELLS = 1.0, 0.04  # length, and standard deviation of the means of such lengths beyond chance
-_FAR = 6.0  # robust standard deviations
+_FAR, _RARE = 6.0, 0.01  # robust standard deviations; share of the services
 _CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
 
 
@@ -393,9 +393,13 @@ def _restart(ratios: Floats) -> float:
 
 
 def _without_pauses(ratios: Floats) -> Floats:
-    """Draw in what lies far outside: a rare pause is no change of the server."""
+    """Draw in what lies far outside, at most one service in a hundred: a rare pause is no change of the server.
+
+    More are no pauses but a class of requests, or a spell of which they must show how slow it is.
+    """
     middle = float(np.median(ratios))
     reach = _FAR * max(float(stats.median_abs_deviation(ratios, scale="normal")), 0.01)
+    reach = max(reach, float(np.quantile(np.abs(ratios - middle), 1 - _RARE)))
     return np.clip(ratios, middle - reach, middle + reach)
 
 

@@ -10,7 +10,7 @@ import pytest
 from analysis import Step
 from analysis.queueing import Floats, Rule
 from analysis.reconstruct import Trace
-from analysis.twin import Twin, _restart, _stationary, _without_pauses, fit, relaw
+from analysis.twin import _SPELLS, Twin, _restart, _spells, _stationary, _without_pauses, fit, relaw
 from tests.analysis.fitted import GPU, MM1, known, mean_one, traces
 from tests.bench.calibrate.des import Server, Simulator
 
@@ -191,6 +191,16 @@ def dwelling(server: Server, seed: int) -> list[Trace]:
         found.append(Trace.of(simulator.run_step(step), overload=load > 1))
     assert all(first.start_s < second.start_s for first, second in pairwise(found))
     return found
+
+
+def test_slow_spells_show_beside_a_class_of_slow_requests() -> None:
+    """One request in 16 takes six times as long; 8 % of the seconds are slow. Without them nothing is told."""
+    classes: Draw = lambda rng, n: np.where(rng.random(n) < 0.06, 6.0, 1.0)  # noqa: E731
+    for seed in range(10):
+        dates, ratios = service_times(seed, classes, rate=1000.0)
+        slow = np.where(np.floor(dates) % 12 == 5, 1.7, 1.0)
+        assert _spells(dates, _without_pauses(mean_one(ratios * slow)))[0] > _SPELLS
+        assert _spells(dates, _without_pauses(mean_one(ratios)))[0] == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
