@@ -74,12 +74,18 @@ class HostedRun:
             self._defect, _ = failure(defect, None)
         self._process.wait()
         self._words.join()
-        killed = f"the search's process was killed by signal {-self._process.returncode}: is memory short?"
-        self.error = self._defect or self.error or (killed if self._process.returncode < 0 else None)
+        self.error = self._defect or self.error or self._killed_by(-self._process.returncode)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
         done(self)
+
+    @staticmethod
+    def _killed_by(number: int) -> str | None:
+        """Say which signal ended the process, if one did; one that asks it to end found it before it listened."""
+        if number in (signal.SIGINT, signal.SIGTERM):
+            return "the search was ended before it began"
+        return f"the search's process was killed by signal {number}: is memory short?" if number > 0 else None
 
     def _read_words(self) -> None:
         """Pass its words on to our standard error, and keep the sentence with which it fails."""

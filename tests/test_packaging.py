@@ -61,7 +61,7 @@ def test_the_command_is_there() -> None:
     """The console script names a function that exists."""
     import loadgen.cli
 
-    assert PROJECT["project"]["scripts"] == {"opfind": "loadgen.cli:main"}
+    assert PROJECT["project"]["scripts"] == {"opfind": "loadgen.__main__:main"}
     assert callable(loadgen.cli.main)
 
 
