@@ -16,6 +16,8 @@ nox.options.default_venv_backend = "uv|virtualenv"  # uv makes each environment 
 
 CHECKERS = ("ruff==0.17.6", "mypy==2.4.1")
 TEST_TOOLS = ("hypothesis>=6.100", "numba>=0.61", "pytest>=8.3", "scipy>=1.13", "selenium>=4.25", "trustme>=1.2")
+# Hundreds of Python processes are started: none compiles again what it imports, whatever the caller's settings say.
+COMPILED = {"UV_COMPILE_BYTECODE": "1", "PYTHONDONTWRITEBYTECODE": None}
 # PyTorch's own index of wheels for processors alone: from PyPI, Linux gets gigabytes of CUDA.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -38,6 +40,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after -- go to pytest."""
+    session.env.update(COMPILED)
     session.install("-e", ".", *TEST_TOOLS)
     install_torch(session)
     session.run("python", "-m", "pytest", *session.posargs)

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.factories import CLIFF, COUNTING, SEVERAL, TWIN, UNMET, make_answer
 SLAS = (SLA.parse("p99<200ms"),)
 
 
+@cache  # it is never changed
 def _run() -> Run:
     simulator, search = Simulator(GPU), Search(SLAS, budget_s=20.0)
     records: list[StepRecord] = []

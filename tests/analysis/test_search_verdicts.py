@@ -1,6 +1,8 @@
 """How the open-loop search ends, and what it makes of steps that went wrong."""
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -209,7 +211,12 @@ def test_an_interrupted_search_says_so() -> None:
 
 
 def _search_until(purpose: str) -> tuple[Search, Simulator, Step]:
-    """Search until a step of a purpose is asked for."""
+    """Search until a step of a purpose is asked for; each caller gets its own copy of that moment."""
+    return deepcopy(_searched_until(purpose))
+
+
+@cache
+def _searched_until(purpose: str) -> tuple[Search, Simulator, Step]:
     search, simulator = Search(P99, seed=1), Simulator(GPU, seed=1)
     while (step := search.next()) is not None and step.purpose != purpose:
         search.add(simulator.run_step(step, search.overloaded))
