@@ -3,6 +3,7 @@
 Legend: see `analysis.simulation`; s = d ln p / d ln rate.
 """
 
+from dataclasses import replace
 from math import exp, log, sqrt
 
 import numpy as np
@@ -83,10 +84,7 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
     count = int(is_rare.sum())
     if not 0 < count <= _FEW:
         return 0, 0.0, 0.0
-    without = Law(
-        batch_s=law.batch_s, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s),
-        restart=law.restart,
-    )  # fmt: skip
+    without = replace(law, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s))
 
     def shares(rate: float) -> tuple[float, float]:
         shape = shape_of(twin, rate, sla.limit_s, COARSE * 2)
