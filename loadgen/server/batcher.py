@@ -51,6 +51,11 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def delay_ns(self) -> int | None:
+        """Return how long the oldest job waits for others at most; None: for ever."""
+        return self._delay_ns
+
+    @property
     def oldest_ns(self) -> int | None:
         """Return the arrival of the oldest waiting job."""
         return self._waiting.oldest_ns()

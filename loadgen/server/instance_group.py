@@ -42,6 +42,7 @@ class InstanceGroup:
         self._expire = expire
         self._changed = Condition()
         self._stopping = self._draining = False
+        self._looks_ns: list[int] = []  # when instances that wait will look by themselves
         self._taken = 0
         self._order = InOrder() if preserve_ordering else None
         # Daemons: a batch that outlasts the shutdown's bound must not hold the process.
@@ -86,7 +87,8 @@ class InstanceGroup:
             # Its arrival is read under the lock: no batch that has been taken could have contained it.
             job.arrived_ns = now_ns()
             accepted = self._batcher.offer(job)
-            if self._batcher.due_ns() != due_ns:  # else whoever waits for that time needs no wake-up
+            new_ns = self._batcher.due_ns()
+            if new_ns is not None and new_ns != due_ns and not any(look_ns <= new_ns for look_ns in self._looks_ns):
                 self._changed.notify()
         return accepted
 
@@ -122,7 +124,12 @@ class InstanceGroup:
                 self._deliver(released)
 
     def _take(self, free_ns: int) -> tuple[int, list[Job], int] | None:
-        """Wait for a batch for an instance that is free since `free_ns`; None when the group stops."""
+        """Wait for a batch for an instance that is free since `free_ns`; None when the group stops.
+
+        Where nothing waits, look once more after the queue's delay: the first job of the next batch, if it comes soon,
+        then need not wake this thread, which would contend for the interpreter with the thread that takes the others.
+        """
+        looks_again = True
         with self._changed:
             while not self._stopping:
                 at_ns = now_ns()
@@ -134,12 +141,23 @@ class InstanceGroup:
                     continue
                 due_ns = self._batcher.due_ns()
                 if due_ns is None:
-                    self._changed.wait()
+                    self._wait(self._batcher.delay_ns if looks_again else None)
+                    looks_again = False
                 elif due_ns > at_ns:
-                    self._changed.wait((due_ns - at_ns) / 1e9)
+                    self._wait(due_ns - at_ns)
                 elif taken := self._leave(max(due_ns, free_ns)):
                     return taken
         return None
+
+    def _wait(self, time_ns: int | None) -> None:
+        """Wait for a change, and if a time is given no longer than that."""
+        if not time_ns:
+            self._changed.wait()
+            return
+        look_ns = now_ns() + time_ns
+        self._looks_ns.append(look_ns)
+        self._changed.wait(time_ns / 1e9)
+        self._looks_ns.remove(look_ns)
 
     def _leave(self, start_ns: int) -> tuple[int, list[Job], int] | None:
         """Take what is due; None where it was only a time-out that came."""

@@ -169,3 +169,46 @@ def test_drain_does_not_wait_for_a_batch_to_fill() -> None:
         submit(group, 2)
         group.drain()
         wait(lambda: finished.jobs == 2, timeout_s=5.0)
+
+
+class Wakes:
+    """Count how often a condition wakes threads; a change waits for them as before."""
+
+    def __init__(self, group: InstanceGroup) -> None:
+        self.count = 0
+        self._notify = group._changed.notify
+        group._changed.notify = self  # type: ignore[method-assign]
+
+    def __call__(self, n: int = 1) -> None:
+        """Wake a thread."""
+        self.count += 1
+        self._notify(n)
+
+
+def test_first_job_of_the_next_batch_does_not_wake_an_instance_that_looks_soon() -> None:
+    """An instance that has just become free looks again after one delay; only the job that fills a batch wakes it."""
+    config = ServerConfig(t0_ms=1, t1_ms=0, max_batch_size=4, max_queue_delay_us=400_000)
+    with running(config) as (group, finished):
+        submit(group, 4)
+        wait(lambda: finished.jobs == 4)
+        wait(lambda: bool(group._looks_ns))
+        wakes = Wakes(group)
+        submit(group, 3)
+        assert wakes.count == 0
+        submit(group, 1)
+        assert wakes.count == 1
+        wait(lambda: finished.jobs == 8)
+    assert [batch.rows for batch in finished.batches] == [4, 4]
+
+
+def test_job_after_a_long_pause_leaves_when_its_delay_is_over() -> None:
+    """An instance that has looked in vain sleeps until a job wakes it, and that batch leaves at the policy's time."""
+    config = ServerConfig(t0_ms=1, t1_ms=0, max_batch_size=4, max_queue_delay_us=5000)
+    with running(config) as (group, finished):
+        submit(group, 4)
+        wait(lambda: finished.jobs == 4)
+        wait(lambda: not group._looks_ns)
+        submit(group, 1)
+        wait(lambda: finished.jobs == 5)
+    batch = finished.batches[1]
+    assert batch.start_ns - batch.jobs[0].arrived_ns == 5 * NS_PER_MS
