@@ -21,6 +21,7 @@ Pauses rarer than one in a tenth of the time measured are not covered.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -28,7 +29,7 @@ from scipy import stats
 from analysis.capacity import Capacity
 from analysis.dwell import Dwell
 from analysis.estimate import Estimate
-from analysis.evidence import REACHES, Evidence, load, rate_at, relaxation_s
+from analysis.evidence import FLATTEST, REACHES, Evidence, load, rate_at, relaxation_s
 from analysis.line import Line, fit_line
 from analysis.sla import SLA
 from analysis.stationarity import Stationarity, stationarity
@@ -36,7 +37,7 @@ from analysis.stationarity import Stationarity, stationarity
 _Y = np.linspace(-4.0, 6.2, 256)
 _TWO_SIDED, _ONE_SIDED = 0.018, 0.027  # nominal 0.025 and 0.05, less for stopping when the interval looks narrow
 _ENOUGH = 3.0  # independent looks near the crossing: no need to go further for more
-_SLOPE, _FLATTEST = 2.5, 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rare pauses 1.4
+_SLOPE = 2.5  # d ln P / dy
 _REGULAR = 2.5  # -d ln P / d ln t
 _MISFIT = 0.003
 _FAR = 0.3  # of the distance in y over which the law was used: how far its shape may be off
@@ -110,7 +111,7 @@ def locate(dwells: tuple[Dwell, ...], sla: SLA, capacity: Capacity, near_rps: fl
     evidence = count.evidence
     highest = 1.02 * max(dwell.rate_rps for dwell in dwells)  # where the capacity is a guess it may be there
     seen = _most_seen(dwells, sla, top if capacity.n else highest)
-    line = fit_line(dwells, sla, top, centre)
+    line = fit_line(dwells, sla, top, centre, bursts=evidence.bursts)
     found = _interval(count, capacity, seen) if line is None else _crossed(line, capacity)
     found = _drifted(found, dwells, known)
     near = evidence.weights > 0.3
@@ -195,9 +196,12 @@ class _Count:
 def _gather(dwells: tuple[Dwell, ...], sla: SLA, top: float, centre: float) -> _Count:
     """Return the count about a load, from as near as gives enough."""
     for reach in REACHES:
-        evidence = Evidence(
-            dwells, limit_s=sla.limit_s, allowed=sla.violation_share, capacity_rps=top, at=centre, reach=reach
+        of = partial(
+            Evidence, dwells, limit_s=sla.limit_s, allowed=sla.violation_share, capacity_rps=top, at=centre, reach=reach
         )
+        evidence = of()
+        if evidence.tail_slope() < _REGULAR:
+            evidence = of(bursts=True)
         dispersion, causes = evidence.dispersion(
             evidence.scaled(sla.limit_s), np.full(len(dwells), sla.violation_share)
         )
@@ -255,7 +259,7 @@ def _interval(count: _Count, capacity: Capacity, seen_rps: float) -> Crossing:
     # nor above what the server surely completes
     known = min(seen_rps, 0.998 * capacity.rate_rps / (1 + 2 * capacity.error), high)
     low, safe = (min(rate_at(top, y) * float(np.exp(-z * sd[0])), known) for z in (two, one))
-    if evidence.tail_slope() < _REGULAR:
+    if evidence.bursts:
         low, safe = (
             min(end, rate_at(top, _by_causes(count, level))) for end, level in ((low, _TWO_SIDED), (safe, _ONE_SIDED))
         )
@@ -274,7 +278,7 @@ def _by_causes(count: _Count, level: float) -> float:
     total = float(sizes.sum())
     causes = total**2 / float(sizes @ sizes)
     share = total * float(stats.gamma.ppf(1 - level, causes + 1)) / causes / count.expected
-    return mean - max(float(np.log(share)), 0.0) / _FLATTEST
+    return mean - max(float(np.log(share)), 0.0) / FLATTEST
 
 
 def _passes(dwell: Dwell, sla: SLA, headroom: float = 1.0) -> bool:

@@ -129,7 +129,7 @@ class TwinEstimator:
         seconds = self.seconds
         waiting = self.refused is not None and self.refused.endswith("yet")
         settles = self._fitted < SETTLED_S <= seconds
-        if seconds < _LATER * self._fitted and not (again or waiting or settles):
+        if seconds < _LATER * self._fitted and not (again or waiting or settles or self._contradicted(counted)):
             return
         self._fitted = seconds
         why, lasting = self._try(capacity, counted, seed)
@@ -170,6 +170,13 @@ class TwinEstimator:
                 return "counting violations contradicts it", False
         self.twin, self.forecasts, self.check = fitted, forecasts, check
         return None, False
+
+    def _contradicted(self, counted: dict[str, Crossing]) -> bool:
+        """Say that counting violations has come to deny what the last fit answers."""
+        check = self.check if self.believed else None
+        return check is not None and any(
+            contradicts(found, check, counted.get(name)) for name, found in self.forecasts.items()
+        )
 
     def _load(self, name: str, counted: dict[str, Crossing], capacity: Capacity) -> float | None:
         """Return a load, rate over capacity, near an SLA's crossing: the last answer's, or what counting gives."""

@@ -19,6 +19,7 @@ _LEAST_GAP = 0.002
 _FLOOR, _FLOOR_FEW, _FEW = 0.03, 0.3, 4.0  # of the theoretical cluster; the more so the fewer there are
 _LEAST_GROUPS = 6
 _LEAST_WEIGHT = 0.05
+FLATTEST = 1.2  # d ln P / dy: of ordinary queues 2.4 to 6, of rare pauses 1.4
 
 
 def load(rate_rps: Floats | float, capacity_rps: Floats | float) -> Floats:
@@ -49,21 +50,27 @@ class Evidence:
         looks: Their sizes in clusters, n / phi.
         weights: In (0, 1].
         at: The load asked about.
+        bursts: Slow requests come from few causes, so their number and not their latency is what other loads tell.
         exponent: g there.
         exponent_sd: Its standard deviation.
     """
 
     def __init__(
-        self, dwells: tuple[Dwell, ...], *, limit_s: float, allowed: float, capacity_rps: float, at: float, reach: float
-    ) -> None:
+        self, dwells: tuple[Dwell, ...], *, limit_s: float, allowed: float, capacity_rps: float, at: float,
+        reach: float, bursts: bool = False,
+    ) -> None:  # fmt: skip
         self.dwells = dwells
         self.rates = np.array([d.rate_rps for d in dwells])
         self.n = np.array([d.tail.n for d in dwells], dtype=np.float64)
         self.y = load(self.rates, capacity_rps)
-        gap = np.maximum(1 - self.rates / capacity_rps, _LEAST_GAP)
         # a queue far below the limit forgets within its own waits, not within the limit: twice its p90 is about its p99
         waits_s = np.minimum(limit_s, [2 * d.tail.quantile_s(0.9) if d.tail.n else limit_s for d in dwells])
-        self.looks = self.n / np.maximum(_PHI * self.rates * waits_s / gap * (1 + 0.7 * gap), 1.0)
+        rates = self.rates
+        if bursts:  # come as often in every step: one that met none, or ran at a lower rate, weighs no more than others
+            waits_s, rates = np.full(rates.shape, limit_s), np.full(rates.shape, rate_at(capacity_rps, at))
+        gap = np.maximum(1 - rates / capacity_rps, _LEAST_GAP)
+        self.bursts = bursts
+        self.looks = self.n / np.maximum(_PHI * rates * waits_s / gap * (1 + 0.7 * gap), 1.0)
         self.weights = np.exp(-0.5 * ((self.y - at) / reach) ** 2)
         self.at = at
         self.limit_s = limit_s
@@ -122,6 +129,8 @@ class Evidence:
                 grown = np.minimum(here * np.exp(np.minimum(-least_slope * step, 20.0)), dwell.tail.n)
                 failed = float(dwell.tail.count_above(np.asarray(np.inf)))  # no limit is too high for these
                 fewer = count - failed + failed * np.exp(-least_slope * np.maximum(step, 0.0))
+                if self.bursts:
+                    fewer = np.minimum(fewer, here * np.exp(-FLATTEST * np.maximum(step, 0.0)))
                 total += factor * np.where(step < 0, np.maximum(count, grown), fewer)
         return total
 

@@ -59,7 +59,7 @@ class Line:
         return self.y - (low or float(_GRID[-1])), self.y + (high or float(_GRID[-1]))
 
 
-def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: float) -> Line | None:
+def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: float, *, bursts: bool) -> Line | None:
     """Fit the line and find its crossing, from steps weighted by nearness to it; None where too little was seen.
 
     Args:
@@ -67,12 +67,15 @@ def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: f
         sla: Gives the limit and what is allowed.
         capacity_rps: For the loads.
         near_y: Where to look first.
+        bursts: See `Evidence`.
     """
     allowed, limit_s, y = sla.violation_share, sla.limit_s, near_y
     limits_s = np.full(len(dwells), limit_s)
     slow = np.array([float(dwell.tail.count_above(np.asarray(limit_s))) for dwell in dwells])
     for _ in range(_ROUNDS):
-        evidence = Evidence(dwells, limit_s=limit_s, allowed=allowed, capacity_rps=capacity_rps, at=y, reach=_REACH)
+        evidence = Evidence(
+            dwells, limit_s=limit_s, allowed=allowed, capacity_rps=capacity_rps, at=y, reach=_REACH, bursts=bursts
+        )
         seen = evidence.weights * evidence.looks
         clusters = slow * evidence.looks / np.maximum(evidence.n, 1)
         if not evidence.weights @ clusters > _FEWEST:

@@ -6,6 +6,8 @@ Pure policy: results in, the next step out. `analysis.search` keeps the budget a
 from dataclasses import dataclass, field, replace
 from math import inf, log, sqrt
 
+import numpy as np
+
 from analysis.boundary import Crossing, locate, needed_s, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
@@ -24,6 +26,7 @@ _RECENTLY_S = 12.0  # and when the answer rests on counting, unless it was measu
 _CHANGED = 0.03
 _SPEAKS = 0.97  # of the safe rate: a step at less confirms it no more
 _EARLY_S = 20.0  # a server that is too slow may be a cold one up to then
+_NEAR = 0.7  # of a rate: whether a step there failed by its bad moments tells of the rate
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
 
 
@@ -378,13 +381,9 @@ class OpenLoop:
             return ceiling
         y = float(load(point.rate_rps, top)) + _OFFSETS[self._measures % len(_OFFSETS)]
         measured = [look for look in self.looks if not look.ramp]
-        failed = [look for look in measured if not look.passes]
-        passed = [  # unless by luck: more requests at a lower rate failed
-            float(load(look.rate_rps, top)) for look in measured
-            if look.passes and not any(
-                other.rate_rps <= look.rate_rps and other.dwell.offered > look.dwell.offered for other in failed
-            )
-        ]  # fmt: skip
+        passed = [
+            float(load(look.rate_rps, top)) for look in measured if look.passes and not self._by_luck(look, measured)
+        ]
         if passed and not (self.strained or self.twin.believed):
             y = max(y, max(passed) + 0.5)  # nothing slow was seen yet: the crossing is above what passed
         if passed:
@@ -395,6 +394,23 @@ class OpenLoop:
         rate = min(rate, self._highest_rate(top))
         aborted = min((look.rate_rps for look in self.looks if look.dwell.aborted), default=float("inf"))
         return min(rate, 0.995 * aborted) if aborted > point.low_rps else rate
+
+    def _by_luck(self, look: Look, measured: list[Look]) -> bool:
+        """Say that a step passed because it met none of the server's bad moments.
+
+        More requests at a lower rate failed; or those that violated at rates not much lower are too many, even if all
+        that passed at this rate and above is counted with them.
+        """
+        failed = [other for other in measured if not other.passes and other.rate_rps <= look.rate_rps]
+        if any(other.dwell.offered > look.dwell.offered for other in failed):
+            return True
+        near = [other.dwell.tail for other in failed if other.rate_rps >= _NEAR * look.rate_rps]
+        above = [other.dwell.tail for other in measured if other.passes and other.rate_rps >= look.rate_rps]
+        sum_of = sum(tail.n for tail in near + above)
+        return any(
+            sum(float(tail.count_above(np.asarray(sla.limit_s))) for tail in near) > sla.violation_share * sum_of
+            for sla in self.slas
+        )
 
     def _confirm_s(self) -> float:
         point, capacity = self.crossing, self.capacity

@@ -1,6 +1,7 @@
 """Tests of the estimator that counts violations: honest on servers whose tail no queue explains."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from analysis.boundary import Crossing, locate, needed_s
 from analysis.capacity import Capacity
 from analysis.dwell import Dwell
+from analysis.evidence import Evidence, load
 from analysis.sla import SLA
 from analysis.step import Step
 from tests.analysis.simulators import Server, Simulator
@@ -30,6 +32,32 @@ def test_pauses_that_are_seen_are_counted_one_by_one() -> None:
     runs = [locate(_dwells(server, [500.0, 550.0, 600.0] * 2, 8.0, seed), limit, CAPACITY, None) for seed in range(20)]
     assert sum(run.safe_rps <= 1.01 * truth for run in runs) >= 19
     assert sum(run.low_rps <= truth <= run.high_rps for run in runs) >= 18
+
+
+def test_a_step_that_met_no_burst_weighs_no_more_than_one_that_did() -> None:
+    """Two steps of 8 s at one rate, a pause of one second in one of them: 6 % of all requests count, not fewer.
+
+    A calm queue forgets within its own short waits and so gives more independent looks; but it has not met the pauses
+    of its server any sooner.
+    """
+    paused = replace(FAST, stall_s=1.0, stall_every_s=9.0)
+    seeds = {
+        bool(dwell.tail.count_above(np.asarray(0.5))): dwell
+        for k in range(20)
+        for dwell in _dwells(paused, [300.0], 8.0, k)
+    }
+    dwells = (seeds[True], seeds[False])
+    of = partial(
+        Evidence, dwells, limit_s=0.1, allowed=0.01, capacity_rps=1000.0, at=float(load(300.0, 1000.0)), reach=0.6
+    )
+    limits = np.full(2, 0.1)
+    slow = sum(float(dwell.tail.count_above(np.asarray(0.1))) for dwell in dwells) / sum(d.tail.n for d in dwells)
+    shares = {
+        bursts: float(of(bursts=bursts).counted(limits)) / of(bursts=bursts).expected(1.0) for bursts in (False, True)
+    }
+    assert slow > 0.03
+    assert shares[True] == pytest.approx(slow, rel=1e-6)
+    assert shares[False] < 0.7 * slow
 
 
 def test_no_lower_end_above_what_was_run() -> None:

@@ -137,6 +137,15 @@ def test_counting_contradicts_from_afar(gpu: list[StepResult], believed: TwinEst
     assert not contradicts(believed.forecasts["p99<50ms"], believed.check, crossing(0.8 * TRUE_RPS, 0.5, 30.0))
 
 
+def test_counting_that_comes_to_contradict_ends_belief_at_once(gpu: list[StepResult]) -> None:
+    """Not only when there is so much more to fit that the twin would be fitted again."""
+    keeper = estimator(gpu)
+    keeper.update(CAPACITY, {"p99<50ms": crossing(TRUE_RPS, 0.03, 30.0)}, 1)
+    assert keeper.believed
+    keeper.update(CAPACITY, {"p99<50ms": crossing(0.8 * TRUE_RPS, 0.03, 30.0)}, 1)
+    assert keeper.refused == "counting violations contradicts it"
+
+
 def test_rare_delays_excuse_the_side_that_they_widen() -> None:
     """What may lie below because of rare pauses does not contradict counting that lies below; above it still does."""
     check = Check(misfit=0.0, quantiles=(), rate_rps=100.0, explained=1.0)

@@ -35,7 +35,7 @@ def _dwell(y: float, n: int, slope: float, rng: np.random.Generator | None = Non
 def _line(slope: float, n: int, seed: int | None = None) -> Line | None:
     rng = None if seed is None else np.random.default_rng(seed)
     dwells = tuple(_dwell(TRUE_Y + apart, n, slope, rng) for apart in (-0.35, 0.0, 0.2) * 3)
-    return fit_line(dwells, LIMIT, TOP, 0.0)
+    return fit_line(dwells, LIMIT, TOP, 0.0, bursts=False)
 
 
 @pytest.mark.parametrize("slope", [0.8, 1.3, 3.0, 6.0])
@@ -76,7 +76,7 @@ def test_too_little_gives_no_line(n: int) -> None:
 def test_steps_far_below_give_no_line() -> None:
     """What is seen two units of load below the crossing says nothing of it."""
     dwells = tuple(_dwell(TRUE_Y - 2 - 0.1 * k, 400_000, 2.0) for k in range(4))
-    assert fit_line(dwells, LIMIT, TOP, float(load(500.0, TOP))) is None
+    assert fit_line(dwells, LIMIT, TOP, float(load(500.0, TOP)), bursts=False) is None
 
 
 def test_the_load_is_that_of_the_crossing() -> None:

@@ -100,6 +100,12 @@ class Server:
         rate *= (1 - self.drift) / (1 + self.spell_share * (self.spell_factor - 1))
         return rate * (1 - self.stall_s / self.stall_every_s)
 
+    @property
+    def rarest_s(self) -> float:
+        """Return the mean time between the pauses, or the slow seconds, whichever are rarer; 0 without any."""
+        pauses_s = self.stall_every_s if self.stall_s else 0.0
+        return max(pauses_s, 1 / self.spell_share if self.spell_share else 0.0)
+
 
 def due_times(step: Step, rng: np.random.Generator) -> Floats:
     """Draw due times in [0, duration), seconds. The same generator gives the same bursts at every rate."""
