@@ -22,6 +22,8 @@ _SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of ins
 _NEAR = 0.4  # of the usual rate: from there on steps show the service law
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
 _HARDLY_ANY = 0.001
+_LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
+_CLOCK_S = 2e-6  # nothing is measured more exactly
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
@@ -218,17 +220,25 @@ def _delay_of_batches(traces: Sequence[Trace], parts: Sequence[Services], batch:
 
 
 def _delay_of_singles(parts: Sequence[Services]) -> float:
-    """Return J: by so much the services of requests that found an idle instance seem longer than those that waited."""
+    """Return J: by so much the services of requests that found an idle instance seem longer than those that waited.
+
+    It shifts every quantile alike, so it is read off the one that chance blurs least. Of random services that is a low
+    one: the mean of 5,000 exponential ones of 10 ms is known to 0.14 ms, their 2 % quantile to 0.02 ms.
+    """
     service = np.concatenate([part.service_s for part in parts])
     waited = np.concatenate([part.waited for part in parts])
     idle, busy = service[~waited], service[waited]
     if min(idle.size, busy.size) < 30:
         return 0.0
-    difference = float(idle.mean() - busy.mean())
-    doubt = float(np.hypot(idle.std() / idle.size**0.5, busy.std() / busy.size**0.5))
+    halves = 0.5 * np.minimum(_LEVELS, 1 - _LEVELS)  # of the spans over which the density is measured
+    idle_s, busy_s = (np.quantile(some, [_LEVELS - halves, _LEVELS, _LEVELS + halves]) for some in (idle, busy))
+    doubts = np.hypot((idle_s[2] - idle_s[0]) / idle.size**0.5, (busy_s[2] - busy_s[0]) / busy.size**0.5)
+    doubts *= np.sqrt(_LEVELS * (1 - _LEVELS)) / (2 * halves)
+    best = int(np.argmin(doubts))
+    difference = float(idle_s[1, best] - busy_s[1, best])
     longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
     longest = min(longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
-    return min(difference, longest) if difference > 2.5 * doubt else 0.0
+    return min(difference, longest) if difference > 2.5 * doubts[best] + _CLOCK_S else 0.0
 
 
 def _line(sizes: Floats, service_s: Floats) -> tuple[float, float]:

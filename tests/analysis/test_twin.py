@@ -226,3 +226,18 @@ def test_a_drift_is_told(seed: int) -> None:
     steady = fit(dwelling(GPU, seed))
     assert isinstance(steady, Twin)
     assert abs(steady.drift) + steady.trend < 0.01
+
+
+@pytest.mark.parametrize(
+    ("server", "within_s"),
+    [
+        (Server(t0_s=0.005, instances=8, slow_share=0.25, slow_factor=6.0, network_s=55e-6), 2e-6),
+        (Server(t0_s=0.010, instances=4, exponential=True, network_s=100e-6), 60e-6),
+        (Server(t0_s=0.010, instances=4, exponential=True), 5e-6),
+    ],
+)
+def test_the_networks_delay_is_found_beside_random_services(server: Server, within_s: float) -> None:
+    """Half of the services find an idle instance; their mean tells 0.055 of 5 ms only after some 100,000 of them."""
+    twin = fit(traces(server, 1, (0.6, 0.8, 0.9, 0.85, 1.3), requests=3000))
+    assert isinstance(twin, Twin)
+    assert twin.delay_s == pytest.approx(server.network_s, abs=within_s)
