@@ -5,12 +5,15 @@ The table is the expectation: fault, verdict (the words between backticks are op
 
 import re
 import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
 from tests.faults import provoke
-from tests.faults.harness import FILES, ROOT, check_files
+from tests.faults.harness import FILES, ROOT, Ended, check_files
 from tests.faults.provoke import MANY, load, search, signalled, unresolved
 
 _CLIENT_LIMITED = "4"
@@ -68,15 +71,33 @@ def rows() -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
 
 
+@pytest.fixture(scope="module")
+def firsts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Ended]]]:
+    """Provoke the chosen faults, two at a time: most of them mostly wait."""
+    chosen = [str(item.callspec.params["fault"]) for item in request.session.items if _is_of_a_fault(item)]
+    with ThreadPoolExecutor(2) as pool:
+        yield {fault: pool.submit(PROVOKE[fault], tmp_path_factory.mktemp("fault")) for fault in chosen}
+
+
+def _is_of_a_fault(item: pytest.Item) -> TypeGuard[pytest.Function]:
+    return isinstance(item, pytest.Function) and item.originalname == test_a_fault_ends_in_a_true_verdict.__name__
+
+
 @pytest.mark.parametrize(("fault", "verdict", "exit_code"), rows(), ids=[row[0] for row in rows()])
-def test_a_fault_ends_in_a_true_verdict(fault: str, verdict: str, exit_code: str, tmp_path: Path) -> None:
+def test_a_fault_ends_in_a_true_verdict(
+    fault: str, verdict: str, exit_code: str, firsts: dict[str, Future[Ended]], tmp_path: Path
+) -> None:
     """The verdict in opfind's own words, the exit code, and files that can be opened and whose books close."""
-    for attempt in range(_ATTEMPTS):
+    ended = firsts[fault].result()
+    for attempt in range(1, _ATTEMPTS):
+        if exit_code == _CLIENT_LIMITED or str(ended.exit_code) != _CLIENT_LIMITED:
+            break
+        # Else other programs held the CPU, which opfind says rather than blame the target: once more.
         folder = tmp_path / str(attempt)
         folder.mkdir()
         ended = PROVOKE[fault](folder)
-        if exit_code == _CLIENT_LIMITED or str(ended.exit_code) != _CLIENT_LIMITED:
-            break  # else other programs held the CPU, which opfind says rather than blame the target
     assert str(ended.exit_code) == exit_code, ended.stderr
     for words in re.findall(r"`([^`]+)`", verdict):
         assert words in ended.said
