@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from loadgen.server.model_config import ModelConfig
+from tests.ahead import ahead
 from tests.fake_target import fake_target, free_port
 from tests.loadgen.server.serving import QUICK, serving
 from tests.locust_process import ui
+
+Ended = tuple[int, str, str]  # exit code, standard output and error
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,29 +66,46 @@ def _write_inputs(folder: Path) -> None:
     (folder / "requests.jsonl").write_text('{"inputs": [1]}\n{"inputs": [2, 3]}\n', encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", [line for line in SHORT if " run " in line and "--locustfile" not in line])
-def test_a_run_command_runs(line: str, tmp_path: Path) -> None:
-    """Each `opfind run` of the README gives an answer, on a small budget; those with Locust are in tests/e2e."""
-    _write_inputs(tmp_path)
-    with target_of(line) as base:
+def run_of(line: str, folder: Path) -> Ended:
+    """Run a search or a load of the README in a folder, on a small budget or short and gentle."""
+    _write_inputs(folder)
+    if " load " in line:
+        bounds = ["--users", "4"] if "--users" in line else ["--rate", "50"]  # the last one counts
+        bounds += ["-d", "1s"]
+    else:
         bounds = ["--max-users", "2"] if "closed" in line else ["--start-rps", "40", "--max-rps", "40"]
-        bounds += ["--require-rps", "40"] if "--require-rps" in line else []  # the last one counts
-        with opfind([*arguments_of(line, base), *bounds, "--budget", "6s"], tmp_path) as process:
-            stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode in (0, 1, 3, 4), stderr
-    assert "search stopped" in (stdout + stderr).lower() or '"verdict"' in stdout
+        bounds += ["--require-rps", "40"] if "--require-rps" in line else []
+        bounds += ["--budget", "6s"]
+    with target_of(line) as base, opfind([*arguments_of(line, base), *bounds], folder) as process:
+        stdout, stderr = process.communicate(timeout=60)
+        return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize("line", [line for line in SHORT if " load " in line])
-def test_a_load_command_loads(line: str, tmp_path: Path) -> None:
-    """Each `opfind load` of the README prints the spectrum, here of a short and gentle load."""
-    _write_inputs(tmp_path)
-    with target_of(line) as base:
-        gentle = ["--users", "4"] if "--users" in line else ["--rate", "50"]  # the last one counts
-        with opfind([*arguments_of(line, base), *gentle, "-d", "1s"], tmp_path) as process:
-            stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode in (0, 4), stderr
-    assert "from due" in stdout
+@pytest.fixture(scope="module")
+def ended(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Ended]]]:
+    """Run the chosen commands."""
+
+    def run(line: str) -> Ended:
+        return run_of(line, tmp_path_factory.mktemp("readme"))
+
+    with ahead(request, test_a_command_answers.__name__, "line", run, at_once=4) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in SHORT if (" run " in line and "--locustfile" not in line) or " load " in line]
+)
+def test_a_command_answers(line: str, ended: dict[str, Future[Ended]]) -> None:
+    """Each `opfind run` gives an answer, and each `opfind load` the spectrum; those with Locust are in tests/e2e."""
+    code, stdout, stderr = ended[line].result()
+    if " load " in line:
+        assert code in (0, 4), stderr
+        assert "from due" in stdout
+    else:
+        assert code in (0, 1, 3, 4), stderr
+        assert "search stopped" in (stdout + stderr).lower() or '"verdict"' in stdout
 
 
 @pytest.mark.parametrize("line", [line for line in SHORT if " serve" in line])

@@ -6,15 +6,17 @@ The table is the expectation: fault, verdict (the words between backticks are op
 import re
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeGuard
 
 import pytest
 
+from tests.ahead import ahead
 from tests.faults import provoke
 from tests.faults.harness import FILES, ROOT, Ended, check_files
 from tests.faults.provoke import MANY, load, search, signalled, unresolved
+
+Firsts = dict[str, Future[Ended]]
 
 _CLIENT_LIMITED = "4"
 _ATTEMPTS = 3
@@ -72,22 +74,19 @@ def rows() -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def firsts(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Ended]]]:
-    """Provoke the chosen faults, two at a time: most of them mostly wait."""
-    chosen = [str(item.callspec.params["fault"]) for item in request.session.items if _is_of_a_fault(item)]
-    with ThreadPoolExecutor(2) as pool:
-        yield {fault: pool.submit(PROVOKE[fault], tmp_path_factory.mktemp("fault")) for fault in chosen}
+def firsts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firsts]:
+    """Provoke the chosen faults."""
 
+    def provoked(fault: str) -> Ended:
+        return PROVOKE[fault](tmp_path_factory.mktemp("fault"))
 
-def _is_of_a_fault(item: pytest.Item) -> TypeGuard[pytest.Function]:
-    return isinstance(item, pytest.Function) and item.originalname == test_a_fault_ends_in_a_true_verdict.__name__
+    with ahead(request, test_a_fault_ends_in_a_true_verdict.__name__, "fault", provoked, at_once=2) as found:
+        yield found
 
 
 @pytest.mark.parametrize(("fault", "verdict", "exit_code"), rows(), ids=[row[0] for row in rows()])
 def test_a_fault_ends_in_a_true_verdict(
-    fault: str, verdict: str, exit_code: str, firsts: dict[str, Future[Ended]], tmp_path: Path
+    fault: str, verdict: str, exit_code: str, firsts: Firsts, tmp_path: Path
 ) -> None:
     """The verdict in opfind's own words, the exit code, and files that can be opened and whose books close."""
     ended = firsts[fault].result()
