@@ -11,6 +11,7 @@ from loadgen import child
 from loadgen.failure import failure
 from loadgen.stream import Line
 
+_ASKS = (signal.SIGINT, signal.SIGTERM)  # a process to end
 _ERROR = "opfind: error: "
 _GRACE_S = 15.0  # an interrupted run awaits replies for 2 s and then writes its files
 
@@ -44,8 +45,14 @@ class HostedRun:
 
     @property
     def exit_code(self) -> int | None:
-        """Return how it ended, or None while it runs; a child that a signal killed counts as a defect of ours."""
+        """Return how it ended, or None while it runs.
+
+        Ended by a signal that asks for it, before it listened, its code is what it would have been later; killed by
+        another one it counts as a defect of ours.
+        """
         code = self._process.poll()
+        if code is not None and -code in _ASKS and not self._defect:
+            return 128 - code
         return 70 if self._defect or (code is not None and code < 0) else code
 
     def stop(self, number: int = signal.SIGINT) -> None:
@@ -83,7 +90,7 @@ class HostedRun:
     @staticmethod
     def _killed_by(number: int) -> str | None:
         """Say which signal ended the process, if one did; one that asks it to end found it before it listened."""
-        if number in (signal.SIGINT, signal.SIGTERM):
+        if number in _ASKS:
             return "the search was ended before it began"
         return f"the search's process was killed by signal {number}: is memory short?" if number > 0 else None
 

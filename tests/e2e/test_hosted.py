@@ -1,6 +1,7 @@
 """A run in a child of its own: its end is told once, whatever happens to it or to whoever follows it."""
 
 import contextlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def test_a_target_that_is_not_there(tmp_path: Path) -> None:
     assert run.error is not None
     assert run.error.startswith(f"all 5 preflight requests to {base} failed")
     assert (lines[0]["event"], lines[-1]["verdict"]) == ("begin", "target_failed")
+
+
+def test_one_that_is_ended_before_it_listens(tmp_path: Path) -> None:
+    """SIGTERM finds an interpreter that still starts: the exit code is that of a terminated run, not of a defect."""
+    run = HostedRun(["--sla-p99=200ms", f"--output={tmp_path / 'out'}"], lambda _line: None, lambda _run: None)
+    run.stop(signal.SIGTERM)
+    run.wait()
+    assert run.exit_code == 143
+    assert run.error == "the search was ended before it began"
 
 
 def test_a_follower_that_breaks_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
