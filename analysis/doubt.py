@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.queueing import Floats, Ints, Law, capacity_rps, poisson_lanes
-from analysis.simulation import COARSE, GROUPS, response_s, settled_s, shape_of, share_above
+from analysis.simulation import COARSE, GROUPS, response_s, responses_s, settled_s, shape_of, share_above
 from analysis.sla import SLA
 from analysis.twin import Twin, relaw
 
@@ -88,8 +88,8 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
 
     def shares(rate: float) -> tuple[float, float]:
         shape = shape_of(twin, rate, sla.limit_s, COARSE * 2)
-        both = (share_above(response_s(twin, one, rate, shape, seed), sla.limit_s)[0] for one in (law, without))
-        first, second = both
+        both = responses_s(twin, [(law, rate), (without, rate)], shape, seed)
+        first, second = (share_above(response, sla.limit_s)[0] for response in both)
         return first, min(first, second)
 
     def reach(times: float, sign: int) -> float:

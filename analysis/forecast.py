@@ -12,7 +12,7 @@ import numpy as np
 from analysis.doubt import FLOOR, SHOWN, bent_doubt, rare_doubt, resampled_doubt
 from analysis.evidence import rate_at
 from analysis.queueing import Floats
-from analysis.simulation import response_s, shape_of, share_above, steady_response_s
+from analysis.simulation import responses_s, shape_of, share_above, steady_response_s
 from analysis.sla import SLA
 from analysis.twin import Twin
 
@@ -69,7 +69,7 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     rounds: list[_Round] = []
     doubts: list[float] = []
     for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
-        pair = [response_s(twin, twin.law, rate_at(top, y + sign * _STEP), shape, seed + again) for sign in (-1, 1)]
+        pair = responses_s(twin, [(twin.law, rate_at(top, y + sign * _STEP)) for sign in (-1, 1)], shape, seed + again)
         (low_share, _), (high_share, its_error) = (share_above(response, limit) for response in pair)
         ends = np.log([np.quantile(response, SHOWN) for response in pair])
         rounds.append(_Round(y, low_share, high_share, its_error, ends))

@@ -79,18 +79,19 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
 def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
     """Simulate batch by batch, in all lanes at once; a lane that has ended takes batches of none."""
     (lanes, size), batch = arrivals_s.shape, rule.max_batch
-    powers = [1 << k for k in reversed(range(batch.bit_length()))]
     real = np.isfinite(arrivals_s)
-    arrived = np.full((lanes, size + 2 * powers[0]), np.inf)
-    arrived[:, :size][real] = arrivals_s[real]
-    width, keys = arrived.shape[1], arrived.reshape(-1)
-    first = np.where(np.isfinite(keys), keys, 0.0)
-    last = np.append(keys[batch - 1 :], np.full(batch - 1, np.inf))
+    first = np.full((lanes, size + batch), np.inf)
+    first[:, :size][real] = arrivals_s[real]
+    # All lanes one after the other, each later than the one before by more than any takes: one search finds all places.
+    apart = np.arange(lanes) * (1.0 + (float(arrivals_s[real].max()) if real.any() else 0.0))
+    keys = np.where(np.isfinite(first), first, apart[1] if lanes > 1 else np.inf) + apart[:, None]
+    first, keys = first.reshape(-1), keys.reshape(-1)
+    full = np.append(first[batch - 1 :], np.full(batch - 1, np.inf))  # arrival of the last of a full batch
     group = np.arange(lanes) * len(laws) // lanes
     table, row = np.stack([law.batch_s for law in laws]).reshape(-1), group * (batch + 1)
     free = np.full((lanes, rule.instances), -np.inf)
     free_at, flat_free = np.arange(lanes) * rule.instances, free.reshape(-1)
-    at = np.arange(lanes) * width
+    at = np.arange(lanes) * (size + batch)
     end = at + real.sum(axis=1)
     sizes: list[Ints] = []
     dones: list[Floats] = []
@@ -100,13 +101,11 @@ def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
         ratios, delays = services.draw(_AHEAD)
         for ratio, delay in zip(ratios, delays, strict=True):
             soonest = free_at + free.argmin(axis=1) if rule.instances > 1 else free_at
-            start = np.maximum(flat_free[soonest], np.minimum(first[at] + rule.wait_s, last[at]))
+            start = np.maximum(flat_free[soonest], np.minimum(first[at] + rule.wait_s, full[at]))
             if delayed:
                 start += delay
-            after = at  # the first that has not arrived by then, by bisection among the next few
-            for power in powers:
-                after = after + power * (keys[after + power - 1] <= start)
-            taken = np.minimum(after - at, batch)
+            arrived = np.minimum(keys.searchsorted(start + apart, "right"), end)
+            taken = np.minimum(arrived - at, batch)
             done = start + table[row + taken] * ratio
             flat_free[soonest] = done
             sizes.append(taken)

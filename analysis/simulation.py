@@ -4,6 +4,8 @@ Fixed counts per second would remove the bursts that make the tail. Legend: p sh
 alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the load, in which ln p is nearly straight.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from analysis.evidence import relaxation_s
@@ -18,14 +20,26 @@ _LONGEST_LANE_SINGLE = 25_000
 
 def response_s(twin: Twin, law: Law, rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
     """Simulate response times at a rate: float (lanes, requests), `shape` being lanes, requests and warm-up."""
+    return responses_s(twin, [(law, rate_rps)], shape, seed)[0]
+
+
+def responses_s(twin: Twin, cases: Sequence[tuple[Law, float]], shape: tuple[int, int, int], seed: int) -> list[Floats]:
+    """Simulate laws at rates on the same chances, beside each other: so many lanes take hardly more time than a few."""
     lanes, size, warm = shape
     unit = poisson_lanes(lanes, size + twin.rule.max_batch, np.random.default_rng([seed, 1]))
-    return settled_s(twin, [law], unit / rate_rps, warm, seed)
+    arrivals = np.concatenate([unit / rate for _, rate in cases])
+    done = simulate(twin.rule, [law for law, _ in cases], arrivals, np.random.default_rng([seed, 2]))
+    parts = zip(np.split(done, len(cases)), np.split(arrivals, len(cases)), strict=True)
+    return [_settled_s(twin, part, its_arrivals, warm, seed) for part, its_arrivals in parts]
 
 
 def settled_s(twin: Twin, laws: list[Law], arrivals_s: Floats, warm: int, seed: int) -> Floats:
     """Return response times less those of the warm-up, and of the last batch of a lane, which waits in vain to fill."""
     done = simulate(twin.rule, laws, arrivals_s, np.random.default_rng([seed, 2]))
+    return _settled_s(twin, done, arrivals_s, warm, seed)
+
+
+def _settled_s(twin: Twin, done: Floats, arrivals_s: Floats, warm: int, seed: int) -> Floats:
     response: Floats = left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals_s
     return response[:, warm : -twin.rule.max_batch]
 
