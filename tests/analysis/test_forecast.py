@@ -12,7 +12,7 @@ from analysis.forecast import Forecast, crossing, forecast
 from analysis.queueing import Rule
 from analysis.reconstruct import Trace
 from analysis.replay import replay
-from analysis.simulation import response_s, steady_response_s
+from analysis.simulation import response_s, responses_s, steady_response_s
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, known, mean_one, traces
 from tests.bench.calibrate.des import Server
@@ -60,19 +60,30 @@ def test_batching_servers_cross_where_another_simulator_has_them_cross(server: S
 
 
 def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the rate stays at the highest that is asked, and more simulations would say no more: a dozen are enough."""
+    """There the rate stays at the highest that is asked, and more simulations say no more: six pairs are enough."""
     counted = []
 
     def simulated(*asked: Any) -> Any:
         counted.append(asked)
-        return response_s(*asked)
+        return responses_s(*asked)
 
-    monkeypatch.setattr("analysis.forecast.response_s", simulated)
+    monkeypatch.setattr("analysis.forecast.responses_s", simulated)
     twin = batching(replace(GPU, t0_s=0.001, t1_s=0.00005, batch=64, wait_s=0.0))
     result = forecast(twin, SLA.parse("p99<200ms"), 1, 0.99)
     assert result is not None
     assert result.rate_rps == pytest.approx(twin.capacity_rps, rel=0.005)
-    assert len(counted) <= 12
+    assert 0 < len(counted) <= 6
+
+
+def test_simulations_beside_each_other_are_those_that_each_would_be_alone() -> None:
+    """Two rates, and the server with and without its jitter, on the same chances: the same numbers."""
+    for server in (GPU, replace(GPU, batch=1, t1_s=0.0, instances=3)):
+        twin = batching(server)
+        cases = [(twin.law, 0.8 * twin.capacity_rps), (twin.law, 0.9 * twin.capacity_rps)]
+        cases.append((replace(twin.law, ratios=np.ones_like(twin.law.ratios)), 0.85 * twin.capacity_rps))
+        together = responses_s(twin, cases, (4, 900, 100), 3)
+        for (law, rate), response in zip(cases, together, strict=True):
+            assert np.array_equal(response, response_s(twin, law, rate, (4, 900, 100), 3))
 
 
 def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:
