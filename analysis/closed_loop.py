@@ -133,6 +133,18 @@ class ClosedLoop:
             return None
         return UsersPlan(users=users, duration_s=length, purpose=purpose)
 
+    def plan_growth(self, left_s: float) -> UsersPlan | None:
+        """Return what to run next to learn only how far the throughput grows, or None when that is known.
+
+        It ends where the SLA fails, too: what comes beyond is left to the open loop.
+        """
+        if self.saturated or self.failing is not None or self.unmet or self.client is not None:
+            return None
+        users = 2 * max((level.users for level in self.levels), default=0) or 1
+        length = self._length_s(users)
+        fits = length + self.limit_s <= 0.2 * left_s
+        return UsersPlan(users=users, duration_s=length, purpose="bracket") if fits else None
+
     def _next_users(self) -> int:
         if not self.levels:
             return 1

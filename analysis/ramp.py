@@ -1,17 +1,20 @@
 """The ramp: from the first rate up to overload in rungs, to learn the capacity and what an idle server takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
 
 from analysis.capacity import Capacity, backlog_grew, backlog_of_chance, idle_response_s, measure_capacity, pool
+from analysis.closed_loop import Level
 from analysis.step import Outcome, StepProgress, StepResult
 
 _ERROR = 0.015  # relative, of the capacity: good enough to leave the ramp
 _POOR_ERROR, _HOLDS = 0.05, 3  # else overload is held once more, and up to three times where the error stays poor
 _FIRST_RPS = 3.0  # low enough for nearly any server, and a second and a half of it is hardly ever empty
 _FLAT = 1.15  # of the idle latency: up to there nothing queues
+_CARRIED, _CLOSED_ERROR = 0.8, 0.1  # of a closed loop's throughput: surely no overload, and how far it is off
 _FAILING = 0.2  # share of failures that counts as overload: a bounded queue refuses instead of queueing
 
 
@@ -100,6 +103,24 @@ class Ramp:
     def stretch(self) -> None:
         """Ask for twice the time next, because no request fell due."""
         self._stretch *= 2
+
+    def begin_from(self, levels: Sequence[Level], *, saturated: bool) -> None:
+        """Go on from what a closed loop gave, in order of its users.
+
+        That is the idle latency, a rate that is carried, and where it is saturated about the capacity: users need not
+        fill every batch, so overload is measured once all the same.
+        """
+        if not levels:
+            return
+        idle, top = levels[0].quantiles[0], max(levels, key=lambda level: level.throughput.value)
+        if idle is not None:
+            self.floor_s = self.idle_s = self._mean_s = self._median_s = idle.value
+        self.floor_rps, throughput = levels[0].throughput.value, top.throughput
+        carried = max((level.throughput.value for level in levels if level.passes), default=0.0)
+        self.calm_rps = min(carried, _CARRIED * throughput.value) or None
+        if saturated:
+            self.overload_rps = throughput.value
+            self._measured.append(Capacity(rate_rps=throughput.value, error=_CLOSED_ERROR, n=throughput.n))
 
     def refuse(self, rate_rps: float) -> None:
         """Take it that the server is overloaded at a rate at which it refused every connection."""

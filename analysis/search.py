@@ -34,6 +34,8 @@ class Search:
         max_users: Highest number of users to try.
         arrivals: Name of the arrival process, handed on to the steps.
         seed: Seed of the steps' seeds.
+        bracket: How the open loop begins: "open", with a ramp of rates, or "closed", with users that are doubled until
+            the throughput no longer grows. They keep the queue as short as they are few, and take longer.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -51,12 +53,15 @@ class Search:
         max_users: int | None = None,
         arrivals: str = "poisson",
         seed: int = 0,
+        bracket: Literal["open", "closed"] = "open",
     ) -> None:
         self.slas = (slas,) if isinstance(slas, SLA) else tuple(slas)
         if not self.slas:
             raise ValueError("Search slas: give at least one SLA")
         if mode not in ("open", "closed"):
             raise ValueError(f"Search mode '{mode}': must be 'open' or 'closed'")
+        if bracket not in ("open", "closed"):
+            raise ValueError(f"Search bracket '{bracket}': must be 'open' or 'closed'")
         for name, value in (
             ("precision", precision), ("budget_s", budget_s), ("start_rps", start_rps), ("max_rps", max_rps),
             ("max_users", max_users),
@@ -68,6 +73,7 @@ class Search:
         ramp.start_rps = start_rps or ramp.start_rps
         self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps, seed=seed, arrivals=arrivals)
         self._closed = ClosedLoop(self.slas, precision, max_users) if mode == "closed" else None
+        self._bracket = ClosedLoop(self.slas, 1.0) if mode == "open" and bracket == "closed" else None
         self._step: Step | None = None
         self._count = 0
         self._stopped = False
@@ -113,6 +119,13 @@ class Search:
             return Step(
                 users=level.users, duration_s=level.duration_s, arrivals=self.arrivals, seed=seed, purpose=level.purpose
             )
+        if self._bracket is not None:
+            level = self._bracket.plan_growth(left_s)
+            if level is not None:
+                self._count += 1
+                return Step(users=level.users, duration_s=level.duration_s, seed=seed, purpose=level.purpose)
+            self._open.ramp.begin_from(self._bracket.levels, saturated=self._bracket.saturated)
+            self._bracket = None
         plan = self._open.plan(left_s) if self._drained and self._refused_rps is None else self._probe()
         if plan is None or plan.duration_s + min(plan.drain_s, left_s / 3) > left_s:
             return None
@@ -132,8 +145,9 @@ class Search:
         step = self._step
         if step is None or self._stopped:
             return self._stopped
-        if self._closed is not None:
-            self._stopped = self._closed.overloaded(progress)
+        closed = self._closed or self._bracket
+        if closed is not None:
+            self._stopped = closed.overloaded(progress)
         elif step.rate_rps is not None and step.purpose != "probe":
             self._stopped = self._open.overloaded(step.purpose, step.rate_rps, progress)
         return self._stopped
@@ -144,15 +158,16 @@ class Search:
             self._first_ns = result.start_ns
         self._last_ns = max(self._last_ns, result.end_ns)
         broken = next((reason.text for reason in result.reasons if reason.kind == "target"), None)
+        closed = self._closed or self._bracket
         if broken is not None:
             self._failed = broken
         elif result.aborted and not self._stopped and _is_fragment(result):
             return
-        elif self._closed is not None:
+        elif closed is not None:
             if _refuses(result):
                 self._failed = "the target refused every connection"
             else:
-                self._closed.add(result)
+                closed.add(result)
         elif _refuses(result):
             self._add_refused(result)
         elif result.step.purpose == "probe":

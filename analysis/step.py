@@ -45,7 +45,8 @@ class Step:
         duration_s: How long requests fall due, seconds; the drain comes on top.
         arrivals: Name of the arrival process ("poisson", "constant", "gamma", "replay"); the schedule is the runner's.
         seed: Seed of the schedule. The same seed gives the same schedule.
-        purpose: Why the search asks: "ramp", "measure", "confirm", "probe".
+        purpose: Why the search asks: "ramp", "measure", "confirm", "probe"; "bracket" for the users of a closed loop
+            with which a search in the open loop begins.
     """
 
     rate_rps: float | None = None
@@ -69,6 +70,15 @@ class Step:
     def level(self) -> float:
         """Return the load level: requests per second, or users."""
         return self.rate_rps if self.rate_rps is not None else float(self.users or 0)
+
+    @property
+    def counts(self) -> bool:
+        """Say that its level is one of those that the search compares: neither a probe nor of the first bracket."""
+        return self.purpose not in ("probe", "bracket")
+
+    def place(self, achieved_rps: float) -> float:
+        """Return where it lies on the axis of its search: users, or in the open loop the rate achieved."""
+        return float(self.users) if self.users is not None and self.purpose != "bracket" else achieved_rps
 
 
 @dataclass(frozen=True, slots=True)

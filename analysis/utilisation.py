@@ -74,7 +74,7 @@ def _quantile_s(answer: OperatingPoint, records: Sequence[StepRecord], rate_rps:
     seen: dict[float, Histogram] = {}
     for record in records:
         rate = record.step.rate_rps
-        if rate is not None and not record.reasons and not record.aborted and record.step.purpose != "probe":
+        if rate is not None and not record.reasons and not record.aborted and record.step.counts:
             whole = seen.setdefault(rate, Histogram())
             whole += record.histogram
     least = 1 / (1 - answer.sla.quantile)  # fewer requests than this have no such quantile

@@ -37,7 +37,7 @@ _FIELDS = {
         "connections": "connections",
         "think": "think_s",
     },
-    "search": {"precision": "precision", "budget": "budget_s", "seed": "seed"},
+    "search": {"precision": "precision", "budget": "budget_s", "seed": "seed", "bracket": "bracket"},
 }
 # What the command line calls a field, by its path in the scenario.
 FLAG_NAMES = {
@@ -53,7 +53,7 @@ FLAG_NAMES = {
     "require_rps": "--require-rps",
     "plan_rps": "--plan-rps",
 }  # fmt: skip
-_OPEN_ONLY = ("start_rps", "max_rps", "require_rps", "plan_rps", "arrivals")
+_OPEN_ONLY = ("bracket", "start_rps", "max_rps", "require_rps", "plan_rps", "arrivals")
 _OF_A_URL = ("protocol", "metrics_url", "cacert", "insecure", "cert", "unix_socket", "re_resolve_s")
 _CLOSED_ONLY = ("max_users", "think")
 

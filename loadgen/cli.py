@@ -165,6 +165,8 @@ _RUN = {
     "Search": [
         _flag("--precision", "SHARE", "Half-width of the interval that is good enough. [default: 5%]", flags.precision),
         _flag("--budget", "TIME", "Most time under load. [default: 3m]", flags.duration_s),
+        _flag("--bracket", "open|closed", "Begin by raising the rate, or by doubling users. [default: open]",
+              type=_LOAD_MODES),
         _flag("--seed", "N", "The same seed gives the same schedule. [default: 0]", flags.seed),
         _flag("--scenario", "NAME|FILE", "default, open, closed or a TOML file; flags win over it.", default="default"),
     ],

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from analysis import Estimate, Run, Step, Verdict
+from analysis import Estimate, Run, Verdict
 from analysis.judgement import ERROR_BUDGET
 from loadgen.plot import Mark, plot
 from loadgen.progress import Progress, Show
@@ -153,7 +153,7 @@ def view(progress: Progress, title: str, width: int, height: int) -> Group:
     rows = [Text(_line(title), style="bold"), *rows, _time_row(progress, width)]
     plot_height = min(14, height - len(rows) - 3)
     if sla and not _is_by_hand(progress) and plot_height >= 6 and width >= 40:
-        name = "users" if progress.step.users is not None else "req/s achieved"
+        name = "users" if progress.step.users is not None and progress.step.counts else "req/s achieved"
         lines = plot(_marks(progress), sla.limit_s, min(width, 100), plot_height, name)
         rows += [Text(), *(Text.assemble(*line) for line in lines)]
         rows.append(Text(_legend(progress), style="dim"))
@@ -196,12 +196,9 @@ def _step_time(progress: Progress) -> str:
 
 
 def _marks(progress: Progress) -> list[Mark]:
-    def x(step: Step, achieved_rps: float) -> float:
-        return float(step.users) if step.users is not None else achieved_rps
-
     marks = [
         Mark(
-            x=x(record.step, record.achieved_rps),
+            x=record.step.place(record.achieved_rps),
             latency_s=past.value,
             sign="·" if record.reasons else _SIGNS[verdict_of(record)],
             style="dim" if record.reasons else _STYLES[verdict_of(record)],
@@ -210,7 +207,7 @@ def _marks(progress: Progress) -> list[Mark]:
         if (past := getattr(record, _past_quantile(progress))) and past.value > 0
     ]
     if not progress.ended and progress.quantile and progress.quantile.value > 0:
-        at = x(progress.step, progress.achieved_rps)
+        at = progress.step.place(progress.achieved_rps)
         marks.append(Mark(x=at, latency_s=progress.quantile.value, sign="◆", style="bold cyan"))
     return marks
 

@@ -44,10 +44,10 @@ def to_go(progress: Progress) -> str:
 
 def bracket(records: tuple[StepRecord, ...]) -> str:
     """Say between which loads the SLA ends, as the sound steps show it."""
-    sound = [record for record in records if not record.reasons and record.step.purpose != "probe"]
+    sound = [record for record in records if not record.reasons and record.step.counts]
     holds = max((r.step.level for r in sound if verdict_of(r) is Verdict.PASS), default=None)
     fails = min((r.step.level for r in sound if verdict_of(r) is Verdict.FAIL), default=None)
-    unit = "users" if records and records[-1].step.users is not None else "req/s"
+    unit = "users" if sound and sound[-1].step.users is not None else "req/s"
     told = [
         f"{word} at {text.number(at)} {unit}" for word, at in (("holds", holds), ("fails", fails)) if at is not None
     ]

@@ -290,7 +290,7 @@ class _Session:
         search = Search(
             self._scenario.slas, mode=load.mode, precision=plan.precision, budget_s=plan.budget_s,
             start_rps=load.start_rps, max_rps=load.max_rps, max_users=load.max_users, arrivals=load.arrivals,
-            seed=plan.seed,
+            seed=plan.seed, bracket=plan.bracket,
         )  # fmt: skip
         crash = None
         try:

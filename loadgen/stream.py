@@ -99,7 +99,6 @@ class Teller:
         """Return the line of one update."""
         judgement, quantile = progress.judgement, progress.quantile
         traffic = None if progress.result is None else self._traffic(progress, progress.result)
-        users = progress.step.users
         return {
             "event": "progress",
             "ended": progress.ended,
@@ -108,7 +107,7 @@ class Teller:
             "index": progress.index,
             "purpose": progress.step.purpose,
             "level": level(progress.step),
-            "x": float(users) if users is not None else progress.achieved_rps,
+            "x": progress.step.place(progress.achieved_rps),
             "step_elapsed_s": progress.step_elapsed_s,
             "step_s": progress.step.duration_s,
             "verdict": judgement.verdict if judgement else None,
@@ -153,7 +152,7 @@ def _step(record: StepRecord) -> dict[str, Any]:
         "index": record.index,
         "purpose": record.step.purpose,
         "level": level(record.step),
-        "x": float(record.step.users) if record.step.users is not None else record.achieved_rps,
+        "x": record.step.place(record.achieved_rps),
         "achieved_rps": record.achieved_rps,
         "ok": record.counts["ok"],
         "offered": record.offered,

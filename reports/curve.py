@@ -135,8 +135,8 @@ def _name_slas(axes: Axes, run: Run) -> None:
 
 
 def _fitted(record: StepRecord) -> bool:
-    """Say that a line may join a step's numbers: sound, complete, and no probe of whether the server is empty."""
-    return not record.reasons and not record.aborted and record.step.purpose != "probe"
+    """Say that a line may join a step's numbers: sound, complete, and one of the loads compared."""
+    return not record.reasons and not record.aborted and record.step.counts
 
 
 def _aborted(record: StepRecord) -> bool:
@@ -193,7 +193,7 @@ def _legend(run: Run) -> Legend:
     if (knee := _knee(run)) is not None:
         entries.append(("knee", f"knee {text.number(knee)}"))
     if any(map(_unsound, records)):
-        entries.append(("unsound", "unsound step or probe, not fitted"))
+        entries.append(("unsound", "unsound step, probe or first bracket, not fitted"))
     if any(map(_aborted, records)):
         entries.append(("aborted", "aborted step, not fitted"))
     if any(_quantile(r, name, quantile) is None for r in records for _, name, quantile in _series(run)):

@@ -164,7 +164,7 @@ def _found(run: Run, answer: OperatingPoint) -> Headline:
 
 
 def _unmet(run: Run, answer: OperatingPoint) -> Headline:
-    lowest = min((r for r in run.steps if r.offered), key=lambda r: r.step.level, default=None)
+    lowest = min((r for r in run.steps if r.offered and r.step.counts), key=lambda r: r.step.level, default=None)
     seen, even = "", ""
     if lowest and answer.floor and answer.limited_by != "error budget":
         floor = f"{text.latency(answer.floor.value)} {text.latency_ends(answer.floor)}"

@@ -78,7 +78,7 @@ def at_point(run: Run) -> StepRecord | None:
 
     Without an operating point it is the highest passing step, or else the lowest one measured.
     """
-    measured = [record for record in run.steps if record.offered and record.step.purpose != "probe"]
+    measured = [record for record in run.steps if record.offered and record.step.counts]
     point = (run.answer.rate_rps or run.answer.users) if run.answer else None
     if point is not None and point.value > 0:
         return min(
@@ -96,7 +96,11 @@ def failing_above(run: Run) -> StepRecord | None:
     failing = [
         record
         for record in run.steps
-        if base and record.offered and has_verdict(record, Verdict.FAIL) and _level(record) > _level(base)
+        if base
+        and record.offered
+        and record.step.counts
+        and has_verdict(record, Verdict.FAIL)
+        and _level(record) > _level(base)
     ]
     return min(failing, key=lambda r: (bool(r.reasons), _level(r)), default=None)
 
@@ -149,8 +153,9 @@ def machine(run: Run) -> str | None:
 
 
 def load(record: StepRecord) -> str:
-    """Return the load that a step asked for, without a unit: requests per second, or users."""
-    return text.number(record.step.level)
+    """Return the load that a step asked for, in the unit of the column's heading, or with users as its own."""
+    users = f" user{'' if record.step.users == 1 else 's'}" if record.step.purpose == "bracket" else ""
+    return f"{text.number(record.step.level)}{users}"
 
 
 def books(record: StepRecord) -> dict[str, int]:

@@ -41,7 +41,7 @@ class Fact:
 def is_closed(run: Run) -> bool:
     """Say that the run drove users in flight, not an arrival rate."""
     has_users = run.answer is not None and run.answer.users is not None
-    return has_users or any(record.step.users is not None for record in run.steps)
+    return has_users or any(record.step.users is not None and record.step.counts for record in run.steps)
 
 
 def required_rps(run: Run) -> float | None:

@@ -148,11 +148,14 @@ class SearchPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         precision: Half-width of the interval over its value that ends the search, in (0, 1).
         budget_s: Time that load may run, seconds.
         seed: Of every random stream. The same seed gives the same schedules.
+        bracket: How a search in the open loop begins: by raising the rate until the server falls behind, or by doubling
+            the users of a closed loop until its throughput no longer grows.
     """
 
     precision: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     budget_s: Positive = 180.0
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    bracket: Literal["open", "closed"] = "open"
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -236,6 +236,15 @@ def make_run(**changes: Any) -> Run:
     return Run(**(fields | changes))
 
 
+def with_bracket(run: Run) -> Run:
+    """Return a run that began with the users of a closed loop, 1, 2 and 4 of them, instead of its first three rungs."""
+    first = [
+        replace(record, step=replace(record.step, rate_rps=None, users=2**k, purpose="bracket"))
+        for k, record in enumerate(run.steps[:3])
+    ]
+    return replace(run, steps=(*first, *run.steps[3:]))
+
+
 def make_load(*, step: Step | None = None, slas: tuple[SLA, ...] = (), exit_code: int = 0, **extra: Any) -> Run:
     """Return a finished load by hand: one step, no answer; `extra` goes to `run_step`."""
     step = step or Step(rate_rps=400.0, duration_s=3.0, seed=17, purpose="load")

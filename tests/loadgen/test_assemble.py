@@ -9,7 +9,7 @@ from loadgen.errors import UsageError
 
 _NONE: dict[str, Any] = dict.fromkeys(
     ["url", "sla_p99", "error_budget", "require_rps", "method", "body", "timeout", "mode", "arrivals", "start_rps",
-     "max_rps", "max_users", "connections", "workers", "precision", "budget", "seed"]
+     "max_rps", "max_users", "connections", "workers", "precision", "budget", "seed", "bracket"]
 ) | {"slas": (), "headers": (), "scenario": "default"}  # fmt: skip
 
 
@@ -147,6 +147,7 @@ def test_any_http_token_is_a_method() -> None:
             "--require-rps: 500 is above --max-rps, 400, so it cannot be reached: raise --max-rps",
         ),
         ({"mode": "closed", "max_rps": 5.0}, "--max-rps has no meaning in the closed load mode"),
+        ({"mode": "closed", "bracket": "closed"}, "--bracket has no meaning in the closed load mode"),
         ({"scenario": "closed", "require_rps": 5.0}, "--require-rps has no meaning in the closed load mode"),
         ({"insecure": True}, "--insecure has no meaning for the bundled reference server: drop it or give a URL"),
         ({"unix_socket": "a"}, "--unix-socket has no meaning for the bundled reference server"),

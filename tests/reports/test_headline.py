@@ -1,10 +1,13 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from analysis import SLA, Estimate, Run, Step, StepRecord
 from reports.headline import facts, headline, required_reached
-from tests.factories import CLIFF, P99, UNMET, make_answer, make_run, run_step
+from reports.steps import at_point, load
+from reports.words import is_closed
+from tests.factories import CLIFF, P99, UNMET, make_answer, make_run, run_step, with_bracket
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("rate_rps", "safe_rps", "capacity_rps", "knee_rps", "p50", "p95", "p99", "utilisation")
@@ -174,3 +177,16 @@ def test_required_rate_is_decided_by_exit_code_or_interval(
     """A finished search has decided the requirement; otherwise only the interval's ends can."""
     run = _run(exit_code=exit_code, verdict=verdict, scenario={"require_rps": required})
     assert required_reached(run) is reached
+
+
+def test_a_first_bracket_is_no_closed_loop() -> None:
+    """A search over rates that began with users speaks of rates; the users' own steps stand in the table as such."""
+    run = with_bracket(make_run())
+    assert not is_closed(run)
+    assert headline(run).title == headline(make_run()).title
+    assert [load(record) for record in run.steps[:4]] == ["1 user", "2 users", "4 users", load(make_run().steps[3])]
+    near = at_point(run)
+    assert near is not None
+    assert near.step.rate_rps is not None
+    unmet = make_answer(verdict="unmet", rate_rps=None, safe_rps=None)
+    assert "user" not in headline(replace(run, answer=unmet)).title + headline(replace(run, answer=unmet)).limits

@@ -14,7 +14,7 @@ from reports.curve import curve, curve_figure
 from reports.plot import COLOURS
 from reports.spectrum import spectrum, spectrum_figure, spectrum_lines
 from reports.throughput import completions, throughput_figure
-from tests.factories import CLIFF, P99, make_answer, make_load, make_records, make_run
+from tests.factories import CLIFF, P99, make_answer, make_load, make_records, make_run, with_bracket
 
 RUN = make_run()
 SOUND = [0, 1, 2, 3, 5, 7, 8, 9, 10, 11, 12]
@@ -59,6 +59,14 @@ def test_curve_shows_unsound_steps_hollow_and_marks_aborted_ones() -> None:
     assert crossed.get_marker() == "x"
     assert _xy(whole, "p99-unsound")[0][0] == pytest.approx(RUN.steps[UNSOUND].achieved_rps)
     assert _xy(whole, "p99-aborted")[0][0] == pytest.approx(RUN.steps[ABORTED].achieved_rps)
+
+
+def test_curve_shows_a_first_bracket_hollow() -> None:
+    """What users gave lies at the rate that they achieved, in no line through what was offered."""
+    whole = _figure(curve_figure(with_bracket(RUN)))[0]
+    achieved = [RUN.steps[k].achieved_rps for k in range(3)]
+    assert [x for x, _ in _xy(whole, "p99-unsound")][:3] == pytest.approx(achieved)
+    assert not {x for x, _ in _xy(whole, "p99-line")} & set(achieved)
 
 
 def test_curve_marks_a_quantile_among_failures_at_the_top() -> None:
