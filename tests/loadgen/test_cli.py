@@ -341,7 +341,7 @@ def test_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str
             --plan-rps --cacert --insecure --cert --key --unix-socket --re-resolve
             --protocol --input-data --metrics-url
             --body-lines --shuffle --body-template --expect-status --expect-body-regex --expect-json
-            -o --output --json --locustfile --stream""",
+            -o --output --json --locustfile --stream --bracket""",
         )
     )
     for flag in flags:
@@ -637,7 +637,7 @@ def test_a_load_shares_the_flags_of_run() -> None:
     """Whatever `run` knows of the request and the way to the target, `load` knows too: the same options."""
     search_only = {
         "mode", "start_rps", "max_rps", "max_users", "precision", "budget", "require_rps", "plan_rps",
-        "locustfile", "stream",
+        "locustfile", "stream", "bracket",
     }  # fmt: skip
     of_run = {param.name: param for param in run.params if isinstance(param, Option)}
     of_load = {param.name: param for param in load.params if isinstance(param, Option)}
