@@ -82,6 +82,11 @@ class Look:
         )
 
     @property
+    def in_bursts(self) -> bool:
+        """Say that there were whole pieces of the step in which no request violated its limit."""
+        return any(part.n and not part.count_above(self.limit_s) for part in self.dwell.parts)
+
+    @property
     def is_failure(self) -> bool:
         """Say that it fails, and not by one or two requests."""
         return not self.passes and self.violated * self.dwell.tail.n >= _SHOWN

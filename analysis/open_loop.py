@@ -398,13 +398,14 @@ class OpenLoop:
     def _by_luck(self, look: Look, measured: list[Look]) -> bool:
         """Say that a step passed because it met none of the server's bad moments.
 
-        More requests at a lower rate failed; or those that violated at rates not much lower are too many, even if all
-        that passed at this rate and above is counted with them.
+        More requests at a lower rate failed; or those that violated in bursts at rates not much lower are too many,
+        even if all that passed at this rate and above is counted with them. Where low rates fail throughout, because
+        batches wait to fill, that says nothing of higher ones.
         """
         failed = [other for other in measured if not other.passes and other.rate_rps <= look.rate_rps]
         if any(other.dwell.offered > look.dwell.offered for other in failed):
             return True
-        near = [other.dwell.tail for other in failed if other.rate_rps >= _NEAR * look.rate_rps]
+        near = [other.dwell.tail for other in failed if other.rate_rps >= _NEAR * look.rate_rps and other.in_bursts]
         above = [other.dwell.tail for other in measured if other.passes and other.rate_rps >= look.rate_rps]
         sum_of = sum(tail.n for tail in near + above)
         return any(

@@ -24,6 +24,7 @@ _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute
 _HARDLY_ANY = 0.001
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
 _CLOCK_S = 2e-6  # nothing is measured more exactly
+_LEAST_ORDER = 5.0  # services between the quantiles that a density is measured with
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
@@ -35,7 +36,7 @@ _POOL = 50_000
 _FEWEST_BLOCKS, _SURELY = 8, 0.999
 _SPELL_S, _SPELLS = 1.0, 0.04  # length, and standard deviation of the means of such lengths beyond chance
 _FAR, _RARE = 6.0, 0.01  # robust standard deviations; share of the services
-_CHANGE_Z, _TREND_Z, _CHANGE = 4.5, 3.3, 0.004
+_CHANGE_Z, _TREND_Z, _CHANGE, _USUAL_DRIFT = 4.5, 3.3, 0.004, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -222,23 +223,29 @@ def _delay_of_batches(traces: Sequence[Trace], parts: Sequence[Services], batch:
 def _delay_of_singles(parts: Sequence[Services]) -> float:
     """Return J: by so much the services of requests that found an idle instance seem longer than those that waited.
 
-    It shifts every quantile alike, so it is read off the one that chance blurs least. Of random services that is a low
-    one: the mean of 5,000 exponential ones of 10 ms is known to 0.14 ms, their 2 % quantile to 0.02 ms.
+    Where services do not depend on it, it shifts every quantile alike, so it is read off the one that chance blurs
+    least. Of random services that is a low one: the mean of 5,000 exponential ones of 10 ms is known to 0.14 ms, their
+    2 % quantile to 0.02 ms. The other quantiles must tell of half as much at least.
     """
     service = np.concatenate([part.service_s for part in parts])
     waited = np.concatenate([part.waited for part in parts])
     idle, busy = service[~waited], service[waited]
-    if min(idle.size, busy.size) < 30:
+    levels = _LEVELS[0.5 * _LEVELS * min(idle.size, busy.size) >= _LEAST_ORDER]
+    if min(idle.size, busy.size) < 30 or not levels.size:
         return 0.0
-    halves = 0.5 * np.minimum(_LEVELS, 1 - _LEVELS)  # of the spans over which the density is measured
-    idle_s, busy_s = (np.quantile(some, [_LEVELS - halves, _LEVELS, _LEVELS + halves]) for some in (idle, busy))
-    doubts = np.hypot((idle_s[2] - idle_s[0]) / idle.size**0.5, (busy_s[2] - busy_s[0]) / busy.size**0.5)
-    doubts *= np.sqrt(_LEVELS * (1 - _LEVELS)) / (2 * halves)
+    spans = 0.5 * levels  # over which the density of both together is measured
+    density = 2 * spans / np.maximum(np.quantile(service, levels + spans) - np.quantile(service, levels - spans), 1e-12)
+    doubts = np.sqrt(levels * (1 - levels) * (1 / idle.size + 1 / busy.size)) / density
     best = int(np.argmin(doubts))
-    difference = float(idle_s[1, best] - busy_s[1, best])
+    apart = np.quantile(idle, levels) - np.quantile(busy, levels)
+    difference = float(apart[best])
+    if difference <= 2.5 * doubts[best] + _CLOCK_S or float(np.median(apart)) < 0.5 * difference:
+        return 0.0
+    ticks = np.diff(np.unique(np.round(service / _CLOCK_S)))
+    if ticks.size and difference < 1.5 * _CLOCK_S * float(ticks.min()):  # a tick of a coarser clock: by chance
+        return 0.0
     longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
-    longest = min(longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
-    return min(difference, longest) if difference > 2.5 * doubts[best] + _CLOCK_S else 0.0
+    return min(difference, longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
 
 
 def _line(sizes: Floats, service_s: Floats) -> tuple[float, float]:
@@ -434,7 +441,8 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
 
     Block means over about two seconds are split where their means differ most, by a t statistic; the earlier part goes
     while that is above 4.5 and 0.4 %. A trend above 3.3 standard errors of its slope, or what may be left of one after
-    a cut, cannot be cut off: it is given as the change over the whole time seen, for as much may be still to come.
+    a cut, cannot be cut off: it is given as the change over the whole time seen, for as much may be still to come. Of a
+    lesser one it is the less the better chance explains it, and the less a drift of some 2 % would be seen at all.
     """
     begin, change = 0, 0.0
     for _ in range(4):
@@ -459,8 +467,10 @@ def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
     error, seen = (per_weight / spread) ** 0.5, float(dates_s[-1] - dates_s[0])
     if change:  # what has changed is taken to go on changing as fast as the rest allows
         return begin, change, (abs(slope) + error) * seen
-    is_trend = abs(slope) > _TREND_Z * error and abs(slope) * seen > _CHANGE
-    return begin, change, abs(slope) * seen if is_trend else 0.0
+    trend, blur = abs(slope) * seen, max(error * seen, 1e-12)
+    if trend > _TREND_Z * blur and trend > _CHANGE:
+        return begin, change, trend
+    return begin, change, trend * trend**2 / (trend**2 + 2 * blur**2) * _USUAL_DRIFT**2 / (_USUAL_DRIFT**2 + blur**2)
 
 
 def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Ints, Floats, Floats]:

@@ -107,12 +107,12 @@ def classes_table(cases: Sequence[Case], truths: Mapping[str, Truth], runs: Runs
     rows = []
     for group in dict.fromkeys(case.group for case in cases):
         mine = [case for case in cases if case.group == group]
-        rows += [_class_row(group, at, mine, truths, runs) for at in (*marks, "stop")]
+        rows += [_class_row(group, "", at, mine, truths=truths, runs=runs) for at in (*marks, "stop")]
         for at in (*marks, "stop"):
             time_s = _answers(mine, truths, runs, at).spent_s if at == "stop" else float(at)
             shown = [case for case in mine if _is_in_reach(case, truths[case.name], time_s)]
             if shown and len(shown) < len(mine):
-                rows.append(_class_row(f"{group}, {len(shown)} of {len(mine)}", at, shown, truths, runs))
+                rows.append(_class_row(group, f", {len(shown)} of {len(mine)}", at, shown, truths=truths, runs=runs))
     return _table(head, rows)
 
 
@@ -123,7 +123,7 @@ def _is_in_reach(case: Case, truth: Truth, time_s: float) -> bool:
 
 
 def _class_row(
-    name: str, at: str, cases: Sequence[Case], truths: Mapping[str, Truth], runs: Runs
+    group: str, part: str, at: str, cases: Sequence[Case], *, truths: Mapping[str, Truth], runs: Runs
 ) -> tuple[object, ...]:
     got = _answers(cases, truths, runs, at)
     each = [_answers([case], truths, runs, at) for case in cases]
@@ -131,7 +131,7 @@ def _class_row(
         min((one.covered.percent for one in each if one.covered.n), default=nan),
         max(one.unsafe.percent for one in each),
     )
-    goal = _ERROR_GOALS.get((name, at))
+    goal = _ERROR_GOALS.get((group, at))
     missed = [
         name
         for name, bad in (
@@ -143,7 +143,7 @@ def _class_row(
         if bad
     ]
     return (
-        name, at if at == "stop" else f"{at} s", f"{got.spent_s:.0f}", got.none.n,
+        group + part, at if at == "stop" else f"{at} s", f"{got.spent_s:.0f}", got.none.n,
         f"{got.error95:.1f}" + (f" ({goal:g})" if goal else ""), f"{got.half_width:.1f}",
         f"{got.covered} ({covered:.0f})", f"{got.unsafe} ({unsafe:.0f})", got.none,
         f"{got.twin.percent:.0f}", "missed: " + ", ".join(missed) if missed else "met",
