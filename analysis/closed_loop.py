@@ -15,6 +15,7 @@ from analysis.sla import SLA
 from analysis.step import Outcome, Reason, StepProgress, StepResult
 
 _GROWTH = 1.1  # of the throughput when users double: less than that is saturation
+_MOST_LOST = 2  # once is a hiccup of the machine
 _REPEATS = 2  # of a step that is too near the limit to call
 
 
@@ -70,6 +71,7 @@ class ClosedLoop:
     confirmed: bool = False
     _repeats: dict[int, int] = field(default_factory=dict)
     _empty: int = 0
+    _lost: int = 0  # results that gave no level
 
     @property
     def limit_s(self) -> float:
@@ -134,15 +136,17 @@ class ClosedLoop:
         return UsersPlan(users=users, duration_s=length, purpose=purpose)
 
     def plan_growth(self, left_s: float) -> UsersPlan | None:
-        """Return what to run next to learn only how far the throughput grows, or None when that is known.
+        """Return what to run next in `left_s` seconds to learn how far the throughput grows, or None when known.
 
-        It ends where the SLA fails, too: what comes beyond is left to the open loop.
+        It ends where the SLA surely fails, too, and where a second result shows nothing of the server: what comes
+        beyond is left to the open loop.
         """
-        if self.saturated or self.failing is not None or self.unmet or self.client is not None:
+        fails = bool(self.levels) and self.levels[-1].judgement.verdict is Verdict.FAIL
+        if self.saturated or fails or self._lost >= _MOST_LOST:
             return None
         users = 2 * max((level.users for level in self.levels), default=0) or 1
         length = self._length_s(users)
-        fits = length + self.limit_s <= 0.2 * left_s
+        fits = length + self.limit_s <= left_s
         return UsersPlan(users=users, duration_s=length, purpose="bracket") if fits else None
 
     def _next_users(self) -> int:
@@ -172,6 +176,7 @@ class ClosedLoop:
         client = next((reason for reason in result.reasons if reason.kind == "client"), None)
         if client is not None and (self.client_users is None or users < self.client_users):
             self.client, self.client_users = client, users
+        self._lost += not (result.sound and result.offered)
         if not result.sound:
             return
         if not result.offered:

@@ -36,7 +36,7 @@ class Law:
     Attributes:
         batch_s: float (max_batch + 1,), mean service time of a batch by its size; entry 0 is unused.
         ratios: float (k,), service time over its mean, in the order in which they were seen.
-        delays_s: float (k,), how much later than the rule says the batch started.
+        delays_s: float (k,), how much later than the rule says the batch started; not negative.
         restart: Chance that a service does not follow the one that was seen before it; 1 draws each by itself.
     """
 
@@ -63,7 +63,7 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
         rule: Of dispatch.
         laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random
             numbers, so that laws are compared on the same chances, and the first one's `restart`.
-        arrivals_s: float (lanes, requests), ascending in each lane; a shorter lane ends with infinities.
+        arrivals_s: float (lanes, requests), not negative, ascending in each lane; a shorter lane ends with infinities.
         rng: For the services.
 
     Raises:

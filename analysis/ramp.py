@@ -50,6 +50,7 @@ class Ramp:
     floor_rps: float | None = None
     idle_s: float | None = None
     _measured: list[Capacity] = field(default_factory=list)
+    _supposed: Capacity | None = None  # by a closed loop, until overload is measured
     _stretch: float = 1.0
     _holds: int = 0
     _fails: bool = False  # so do a fifth of the requests at the last rate that did not overload
@@ -60,8 +61,8 @@ class Ramp:
 
     @property
     def capacity(self) -> Capacity | None:
-        """Return the completion rate in overload, or None before any."""
-        return pool(self._measured)
+        """Return the completion rate in overload, before any what a closed loop lets suppose, or None."""
+        return pool(self._measured) or self._supposed
 
     def plan(self, ceiling_rps: float | None) -> Plan | None:
         """Return the next rung at or below a ceiling, or None when the ramp is over."""
@@ -120,7 +121,7 @@ class Ramp:
         self.calm_rps = min(carried, _CARRIED * throughput.value) or None
         if saturated:
             self.overload_rps = throughput.value
-            self._measured.append(Capacity(rate_rps=throughput.value, error=_CLOSED_ERROR, n=throughput.n))
+            self._supposed = Capacity(rate_rps=throughput.value, error=_CLOSED_ERROR, n=throughput.n)
 
     def refuse(self, rate_rps: float) -> None:
         """Take it that the server is overloaded at a rate at which it refused every connection."""
@@ -145,7 +146,7 @@ class Ramp:
             self.calm_rps, self._fails = max(rate, self.calm_rps or rate), fails
             if self.overload_rps is not None and rate >= self.overload_rps:
                 # what looked like overload was chance, or a cold start: the ramp goes on from here
-                self.overload_rps, self._holds, self._measured = None, 0, []
+                self.overload_rps, self._holds, self._measured, self._supposed = None, 0, [], None
         if ok.any():
             response = result.response_ns[ok] / 1e9
             self._mean_s, self._median_s = float(response.mean()), float(np.median(response))
@@ -159,7 +160,7 @@ class Ramp:
 
         Unknown, the ramp goes on from the highest rate that it carried.
         """
-        self._measured = [now] if now is not None else []
+        self._measured, self._supposed = [now] if now is not None else [], None
         if now is None:
             self.overload_rps, self._holds = None, 0
 

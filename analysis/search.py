@@ -15,6 +15,7 @@ from analysis.sla import SLA
 from analysis.step import Outcome, Step, StepProgress, StepResult
 
 _REFUSED = (Outcome.CONNECT_ERROR, Outcome.RESET, Outcome.LOST)
+_OF_BRACKET = 0.2  # of the budget, at most, for users as the first bracket
 _SEED_STRIDE = 1_000_003
 
 
@@ -69,6 +70,8 @@ class Search:
             if value is not None and not value > 0:
                 raise ValueError(f"Search {name} {value}: must be above zero")
         self.precision, self.budget_s, self.arrivals, self.seed = precision, budget_s, arrivals, seed
+        if bracket == "closed" and (start_rps or max_rps):
+            raise ValueError("Search bracket 'closed': users keep to no rate, so start_rps and max_rps have no meaning")
         ramp = Ramp(max(sla.limit_s for sla in self.slas))
         ramp.start_rps = start_rps or ramp.start_rps
         self._open = OpenLoop(self.slas, precision, budget_s, ramp, max_rps, seed=seed, arrivals=arrivals)
@@ -83,6 +86,7 @@ class Search:
         self._failed: str | None = None
         self._refused_rps: float | None = None
         self._drained = True
+        self._bracket_s = 0.0
 
     @property
     def spent_s(self) -> float:
@@ -92,7 +96,9 @@ class Search:
     def expected_s(self, precision: float | None = None) -> float | None:
         """Return the seconds of load that a precision, or the asked one, takes in all; None where that is not known."""
         expected = self._open.expected_s(precision or self.precision) if self._closed is None else None
-        return None if expected is None else max(expected, self.spent_s + self._open.confirm_left_s)
+        if expected is None:
+            return None
+        return max(expected + self._bracket_s, self.spent_s + self._open.confirm_left_s)
 
     @property
     def interval(self) -> Estimate | None:
@@ -120,7 +126,7 @@ class Search:
                 users=level.users, duration_s=level.duration_s, arrivals=self.arrivals, seed=seed, purpose=level.purpose
             )
         if self._bracket is not None:
-            level = self._bracket.plan_growth(left_s)
+            level = self._bracket.plan_growth(_OF_BRACKET * self.budget_s - self.spent_s) if self._drained else None
             if level is not None:
                 self._count += 1
                 return Step(users=level.users, duration_s=level.duration_s, seed=seed, purpose=level.purpose)
@@ -168,6 +174,8 @@ class Search:
                 self._failed = "the target refused every connection"
             else:
                 closed.add(result)
+                self._drained = result.drained
+                self._bracket_s = self.spent_s if self._bracket is not None else 0.0
         elif _refuses(result):
             self._add_refused(result)
         elif result.step.purpose == "probe":

@@ -546,6 +546,7 @@ def _plan(scenario: "Scenario") -> str:
 
     plan, slas = scenario.search, scenario.slas
     level, usual = ("number of users", "") if scenario.load.mode == "closed" else ("rate", _usual(plan))
+    usual = usual if plan.bracket == "open" else ""
     holds = f"{' and '.join(map(str, slas))} hold{'s' if len(slas) == 1 else ''}"
     asked = f"to ±{text.share(plan.precision)} with at most {_length(plan.budget_s)} of load"
     return (

@@ -232,6 +232,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"require_rps: {self.require_rps:g} is above `load.max_rps`, {highest:g}, so it cannot be reached: "
                 "raise `load.max_rps`, or require less"
             )
+        if self.search.bracket == "closed":
+            if self.load.mode == "closed":
+                raise ValueError("search.bracket: has no meaning in the closed load mode, which counts users: drop it")
+            for name in ("start_rps", "max_rps"):
+                if getattr(self.load, name) is not None:
+                    raise ValueError(f"search.bracket: users keep to no rate: drop it, or `load.{name}`")
 
 
 class _ServerTable(msgspec.Struct, frozen=True):

@@ -236,13 +236,13 @@ def make_run(**changes: Any) -> Run:
     return Run(**(fields | changes))
 
 
-def with_bracket(run: Run) -> Run:
-    """Return a run that began with the users of a closed loop, 1, 2 and 4 of them, instead of its first three rungs."""
+def with_bracket(run: Run, users: tuple[int, ...] = (1, 2, 4)) -> Run:
+    """Return a run that began with the users of a closed loop instead of its first rungs."""
     first = [
-        replace(record, step=replace(record.step, rate_rps=None, users=2**k, purpose="bracket"))
-        for k, record in enumerate(run.steps[:3])
+        replace(record, step=replace(record.step, rate_rps=None, users=many, purpose="bracket"))
+        for many, record in zip(users, run.steps, strict=False)
     ]
-    return replace(run, steps=(*first, *run.steps[3:]))
+    return replace(run, steps=(*first, *run.steps[len(first) :]))
 
 
 def make_load(*, step: Step | None = None, slas: tuple[SLA, ...] = (), exit_code: int = 0, **extra: Any) -> Run:

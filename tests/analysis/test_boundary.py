@@ -60,6 +60,20 @@ def test_a_step_that_met_no_burst_weighs_no_more_than_one_that_did() -> None:
     assert shares[False] < 0.7 * slow
 
 
+def test_bursts_count_alike_at_every_rate_and_become_fewer_below_it() -> None:
+    """However long they last: the law of queues would find pauses of a second above a limit of 0.1 s far down yet."""
+    paused = replace(FAST, stall_s=1.0, stall_every_s=4.0)
+    dwells = _dwells(paused, [300.0, 600.0], 8.0, 3)
+    of = partial(Evidence, dwells, limit_s=0.1, allowed=0.01, capacity_rps=1000.0, at=0.0, reach=9.0)
+    bursts, queue = of(bursts=True), of()
+    each = bursts.looks / bursts.n
+    assert each[0] == pytest.approx(each[1])
+    assert (queue.looks / queue.n)[0] > 1.5 * (queue.looks / queue.n)[1]
+    here, below = (bursts.counted_at(np.full((2, 1), step), 0.5, 2.5)[0] for step in (0.0, 1.0))
+    assert below == pytest.approx(here * np.exp(-1.2))
+    assert queue.counted_at(np.full((2, 1), 1.0), 0.5, 2.5)[0] > 0.8 * queue.counted_at(np.zeros((2, 1)), 0.5, 2.5)[0]
+
+
 def test_no_lower_end_above_what_was_run() -> None:
     """Steps far below the crossing: it may lie higher, but nothing is promised beyond their rates."""
     crossing = locate(_dwells(FAST, [200.0, 250.0, 300.0], 10.0), LIMIT, CAPACITY, None)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from analysis import SLA, OperatingPoint, Search, Step, StepProgress
+from analysis.look import Look
+from analysis.open_loop import OpenLoop
+from analysis.ramp import Ramp
 from tests.analysis.simulators import GPU, Server, Simulator
 
 
@@ -255,3 +258,25 @@ def test_far_overload_is_stopped_early() -> None:
 def test_overloaded_before_any_step_is_false() -> None:
     """Nobody asked for a step yet."""
     assert not Search(SLA.parse("p99<1s")).overloaded(StepProgress(1.0, 1, 0, 1, 1.0))
+
+
+def test_a_step_passed_by_luck_where_others_failed_in_bursts_a_little_below() -> None:
+    """Not where those are few beside all that passed there and above, nor where they fail throughout."""
+
+    def looked(server: Server, rate_rps: float, seconds: float = 8.0) -> Look:
+        step = Step(rate_rps=rate_rps, duration_s=seconds)
+        return Look.of(Simulator(server).run_step(step, lambda _progress: False), slas, 0.05)
+
+    slas = (SLA.parse("p99<50ms"),)
+    loop = OpenLoop(slas, 0.05, 180.0, Ramp(0.05))
+    calm, slow = Server(t0_s=0.001), Server(t0_s=0.080, instances=64)
+    paused = Server(t0_s=0.001, stall_s=0.2, stall_every_s=4.0)
+    passed, burst, throughout = looked(calm, 500.0), looked(paused, 450.0, 8.0), looked(slow, 450.0, 4.0)
+    assert passed.passes
+    assert not burst.passes
+    assert not throughout.passes
+    assert burst.in_bursts
+    assert not throughout.in_bursts
+    assert loop._by_luck(passed, [passed, burst])
+    assert not loop._by_luck(passed, [passed, throughout])
+    assert not loop._by_luck(passed, [passed, burst, looked(calm, 600.0, 60.0), looked(calm, 610.0, 60.0)])

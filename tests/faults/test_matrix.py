@@ -6,7 +6,7 @@ The table is the expectation: fault, verdict (the words between backticks are op
 import re
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,10 @@ def rows() -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
 
 
+# Those in which opfind is to say that the CPU was not its own: a neighbour must not be why.
+_ALONE = frozenset(fault for fault, _, exit_code in rows() if exit_code == _CLIENT_LIMITED)
+
+
 @pytest.fixture(scope="module")
 def firsts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firsts]:
     """Provoke the chosen faults."""
@@ -80,7 +84,7 @@ def firsts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     def provoked(fault: str) -> Ended:
         return PROVOKE[fault](tmp_path_factory.mktemp("fault"))
 
-    with ahead(request, test_a_fault_ends_in_a_true_verdict.__name__, "fault", provoked, at_once=2) as found:
+    with ahead(request, test_a_fault_ends_in_a_true_verdict.__name__, "fault", provoked, 2, alone=_ALONE) as found:
         yield found
 
 
@@ -89,7 +93,11 @@ def test_a_fault_ends_in_a_true_verdict(
     fault: str, verdict: str, exit_code: str, firsts: Firsts, tmp_path: Path
 ) -> None:
     """The verdict in opfind's own words, the exit code, and files that can be opened and whose books close."""
-    ended = firsts[fault].result()
+    if fault in _ALONE:
+        wait(firsts.values())
+        ended = PROVOKE[fault](tmp_path)
+    else:
+        ended = firsts[fault].result()
     for attempt in range(1, _ATTEMPTS):
         if exit_code == _CLIENT_LIMITED or str(ended.exit_code) != _CLIENT_LIMITED:
             break

@@ -185,7 +185,8 @@ def test_a_first_bracket_is_no_closed_loop() -> None:
     assert not is_closed(run)
     assert headline(run).title == headline(make_run()).title
     assert [load(record) for record in run.steps[:4]] == ["1 user", "2 users", "4 users", load(make_run().steps[3])]
-    near = at_point(run)
+    point = round(run.answer.rate_rps.value) if run.answer and run.answer.rate_rps else 0
+    near = at_point(with_bracket(make_run(), (point, point, point)))
     assert near is not None
     assert near.step.rate_rps is not None
     unmet = make_answer(verdict="unmet", rate_rps=None, safe_rps=None)
