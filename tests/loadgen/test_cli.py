@@ -493,7 +493,7 @@ def test_the_title_says_what_runs(
             ["--sla-p99", "1s", "--sla", "p50<9ms", "--precision", "2%", "--budget", "20s"],
             (
                 "p99<1s and p50<9ms hold, to ±2 % with at most 20 s of load (usually it takes 36 s where "
-                "service times are equal, 120 s where they vary)"
+                "service times are equal, more than 76 s where they vary)"
             ),
         ),
         (["--sla-p99", "200ms", "--precision", "0.01", "--budget", "2m"], "to ±1 % with at most 2 min of load; if"),
