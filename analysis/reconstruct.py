@@ -18,7 +18,7 @@ from analysis.queueing import Floats, Ints, Rule
 from analysis.step import Outcome, StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
-_LEAST_RUNS = 6
+_LEAST_RUNS, _MANY_RUNS = 6, 20
 _AS_MANY = 0.75
 _SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
@@ -104,7 +104,11 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
     """
     found: dict[int, list[tuple[float, float]]] = {}
     for gap in _gap_candidates(traces):
-        sizes = np.concatenate([_runs(trace, gap) for trace in traces])
+        # At lower load small batches leave before a queue that is long only beside them: they count where overload was
+        # too short to tell.
+        sizes = np.concatenate([_runs(trace, gap) for trace in traces if trace.overload] or [np.zeros(0, np.int64)])
+        if sizes.size < _MANY_RUNS:
+            sizes = np.concatenate([_runs(trace, gap) for trace in traces])
         if sizes.size < _LEAST_RUNS:
             continue
         length, count = np.unique(sizes, return_counts=True)
