@@ -459,9 +459,8 @@ class OpenLoop:
         if overloaded:
             self.twin.add(result, overload=True)
             return
-        if (
-            self.ramp.overload_rps is None and overload_rps is not None
-        ):  # chance, or a cold server: no services of its own
+        # What looked like overload was chance, or a cold server, whose services tell nothing of the warm one.
+        if self.ramp.overload_rps is None and overload_rps is not None:
             self._ramped, self.twin = False, TwinEstimator(self.slas, self.arrivals, self.precision)
         self._measures += result.step.purpose != "ramp"
         self.looks.append(Look.of(result, self.slas, self.scale_s))

@@ -78,7 +78,7 @@ class Step:
 
     def place(self, achieved_rps: float) -> float:
         """Return where it lies on the axis of its search: users, or in the open loop the rate achieved."""
-        return float(self.users) if self.users is not None and self.purpose != "bracket" else achieved_rps
+        return float(self.users) if self.users is not None and self.counts else achieved_rps
 
 
 @dataclass(frozen=True, slots=True)
