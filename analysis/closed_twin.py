@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.operating_point import ClosedAnswer
 from analysis.queueing import Floats
-from analysis.simulation import steady_response_s
+from analysis.simulation import steady_responses
 from analysis.sla import SLA
 from analysis.twin import Twin
 
@@ -41,7 +41,8 @@ def closed_answer(twin: Twin, sla: SLA, seed: int) -> ClosedAnswer | None:
             high = middle
     quantile = None
     if rate < _SATURATED * twin.capacity_rps:
-        quantile = float(np.quantile(steady_response_s(twin, rate, sla.limit_s, seed), sla.quantile))
+        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, seed)
+        quantile = float(np.quantile(responses.seconds, sla.quantile))
     return ClosedAnswer(users=low, throughput_rps=rate, quantile_s=quantile)
 
 

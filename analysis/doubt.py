@@ -9,14 +9,15 @@ from math import exp, log, sqrt
 import numpy as np
 from scipy import stats
 
-from analysis.queueing import Floats, Ints, Law, capacity_rps, poisson_lanes
-from analysis.simulation import COARSE, GROUPS, response_s, responses_s, settled_s, shape_of, share_above
+from analysis.queueing import Floats, Ints, Law, capacity_rps
+from analysis.simulation import Steady, steady_responses
 from analysis.sla import SLA
 from analysis.twin import Twin, relaw
 
 SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
 FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
-_RESAMPLED, _ROUNDS = 400_000, 8  # requests of a simulation of all resamples, simulations of them
+_LAWS = 16  # that are resampled
+_RESAMPLED, _ROUNDS = 400_000, 8  # requests of a round of all resamples, rounds
 _BLOCK = 25  # services that are resampled together
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
@@ -32,18 +33,16 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
     And those of the logarithms of p50, p95 and p99 there.
     """
     rng = np.random.default_rng([seed, 4])
-    laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(GROUPS)]
+    laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(_LAWS)]
     tops = np.array([capacity_rps(twin.rule, law) for law in laws])
     scale = tops / twin.capacity_rps
-    limit_s, alpha = sla.limit_s, sla.violation_share
-    lanes, size, warm = shape_of(twin, rate_rps, limit_s, _RESAMPLED)
-    each = max(2, lanes // GROUPS)
-    shares: Floats = np.empty((GROUPS, 0))
-    for again in range(_ROUNDS):
-        unit = poisson_lanes(each, size + twin.rule.max_batch, np.random.default_rng([seed + again, 5]))
-        arrivals = np.tile(unit, (GROUPS, 1)) / (rate_rps * np.repeat(scale, each))[:, None]
-        response = settled_s(twin, laws, arrivals, warm, seed + again)
-        shares = np.concatenate([shares, (response > limit_s).mean(axis=1).reshape(GROUPS, each)], axis=1)
+    alpha = sla.violation_share
+    cases = [(law, rate_rps * its) for law, its in zip(laws, scale.tolist(), strict=True)]
+    steady = Steady(twin, cases, sla.limit_s, _RESAMPLED // _LAWS, seed)
+    shares: Floats = np.empty((_LAWS, 0))
+    for _ in range(_ROUNDS):
+        seen = steady.more()
+        shares = np.concatenate([shares, [one.slow / one.counts for one in seen]], axis=1)
         apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
         own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
         mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
@@ -51,7 +50,7 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
         chance = own / (max(float(mean.mean()), 0.02 * alpha) * slope) ** 2
         if chance < max(0.3 * variance, (0.5 * FLOOR) ** 2):
             break
-    doubts = np.log(np.quantile(response.reshape(GROUPS, -1), SHOWN, axis=1)).std(axis=1, ddof=1)
+    doubts = np.log([np.quantile(one.seconds, SHOWN) for one in seen]).std(axis=0, ddof=1)
     return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
 
 
@@ -87,9 +86,8 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
     without = replace(law, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s))
 
     def shares(rate: float) -> tuple[float, float]:
-        shape = shape_of(twin, rate, sla.limit_s, COARSE * 2)
-        both = responses_s(twin, [(law, rate), (without, rate)], shape, seed)
-        first, second = (share_above(response, sla.limit_s)[0] for response in both)
+        both = steady_responses(twin, [(law, rate), (without, rate)], sla.limit_s, seed)
+        first, second = (responses.share for responses in both)
         return first, min(first, second)
 
     def reach(times: float, sign: int) -> float:
@@ -125,8 +123,8 @@ def bent_doubt(twin: Twin, rate_rps: float, sla: SLA, *, slope: float, sd: float
 
     def excess(apart: float) -> float:
         rate = rate_rps * exp(apart)
-        shape = shape_of(twin, rate, sla.limit_s, 2 * COARSE)
-        return log(max(share_above(response_s(twin, twin.law, rate, shape, seed + 20), sla.limit_s)[0], _HARDLY))
+        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, seed + 20)
+        return log(max(responses.share, _HARDLY))
 
     middle = excess(0.0)
 

@@ -12,16 +12,16 @@ import numpy as np
 from analysis.doubt import FLOOR, SHOWN, bent_doubt, rare_doubt, resampled_doubt
 from analysis.evidence import rate_at
 from analysis.queueing import Floats
-from analysis.simulation import responses_s, shape_of, share_above, steady_response_s
+from analysis.simulation import Steady, steady_responses
 from analysis.sla import SLA
 from analysis.twin import Twin
 
-_FINE = 150_000  # requests a simulation, warm-up left out
+_FINE = 150_000  # requests of a round at each load, or more
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
-_STEP, _FURTHEST_Y = 0.06, 0.8  # in y: between the loads of a round, and from one round to the next
+_STEP, _NEAR_Y, _FURTHEST_Y = 0.06, 0.2, 0.8  # in y: of a round's loads; up to which rounds stay; between two of them
 _USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
-_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 6
-_MINOR = 0.9  # of the other doubts: up to there the simulation's error adds a third to them
+_ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 4
+_MINOR = 0.75  # of the other doubts: up to there the simulation's error adds a quarter to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +64,17 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     rate = min(load, 0.999) * twin.capacity_rps if load is not None else crossing(twin, sla)
     if rate is None:
         return None
-    top, limit, shape = twin.capacity_rps, sla.limit_s, shape_of(twin, rate, sla.limit_s, _FINE)
-    y, alpha = log(rate / max(top - rate, 1e-3 * rate)), sla.violation_share
+    top, limit, alpha = twin.capacity_rps, sla.limit_s, sla.violation_share
+    at = y = log(rate / max(top - rate, 1e-3 * rate))
+    steady = _pair(twin, sla, y, seed)
     rounds: list[_Round] = []
     doubts: list[float] = []
     for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
-        pair = responses_s(twin, [(twin.law, rate_at(top, y + sign * _STEP)) for sign in (-1, 1)], shape, seed + again)
-        (low_share, _), (high_share, its_error) = (share_above(response, limit) for response in pair)
-        ends = np.log([np.quantile(response, SHOWN) for response in pair])
-        rounds.append(_Round(y, low_share, high_share, its_error, ends))
+        if abs(y - at) > _NEAR_Y:
+            at, steady = y, _pair(twin, sla, y, seed + again)
+        low, high = steady.more()
+        ends = np.log([np.quantile(responses.seconds, SHOWN) for responses in (low, high)])
+        rounds.append(_Round(at, low.share, high.share, high.error, ends))
         moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
         is_pinned = y == _HIGHEST_Y and moved >= 0  # it holds the SLA as far up as is asked
         y = min(y + moved, _HIGHEST_Y)
@@ -115,8 +117,8 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
     top, alpha, limit = twin.capacity_rps, sla.violation_share, sla.limit_s
 
     def excess(y: float) -> float:
-        share, _ = share_above(steady_response_s(twin, rate_at(top, y), limit, seed=11), limit)
-        return log(max(share, 1e-6) / alpha)
+        (responses,) = steady_responses(twin, [(twin.law, rate_at(top, y))], limit, seed=11)
+        return log(max(responses.share, 1e-6) / alpha)
 
     y = 3.0
     high = excess(y)
@@ -145,6 +147,12 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
             low_y, low = middle, value
     best = low_y + (y - low_y) * min(max(-low / max(high - low, 1e-9), 0.0), 1.0)
     return rate_at(top, best)
+
+
+def _pair(twin: Twin, sla: SLA, y: float, seed: int) -> Steady:
+    """Simulate at loads a step below and a step above y, on the same chances."""
+    cases = [(twin.law, rate_at(twin.capacity_rps, y + sign * _STEP)) for sign in (-1, 1)]
+    return Steady(twin, cases, sla.limit_s, _FINE, seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,5 +1,6 @@
 """A FIFO queue before instances that serve batches, simulated in many independent lanes at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,40 @@ def capacity_rps(rule: Rule, law: Law) -> float:
 def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator) -> Floats:
     """Return when each request's service ends, seconds, as `arrivals_s`.
 
+    Args:
+        rule: Of dispatch.
+        laws: As in `Lanes`.
+        arrivals_s: float (lanes, requests), not negative, ascending in each lane; a shorter lane ends with infinities.
+        rng: For the services.
+
+    Raises:
+        ValueError: The lanes cannot be shared out equally among the laws.
+    """
+    lanes = Lanes(rule, laws, arrivals_s.shape[0], rng)
+    real = np.isfinite(arrivals_s)
+    out = np.full(arrivals_s.shape, np.inf)
+    out[real] = lanes.serve(arrivals_s, last=True).done_s
+    return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """Hold requests that were served, lane by lane, each lane's in order of arrival.
+
+    Attributes:
+        arrival_s: float (n,), seconds.
+        done_s: float (n,), the end of their service.
+        counts: int (lanes,), of each lane's; they sum to n.
+    """
+
+    arrival_s: Floats
+    done_s: Floats
+    counts: Ints
+
+
+class Lanes:
+    """Copies of a server, each of which goes on from where it was as more requests arrive.
+
     Services are drawn as runs of consecutive ones (stationary bootstrap: Politis and Romano 1994), so what follows one
     another on the server does so here, as far as the law says. The same generator state gives the same services to the
     same lane.
@@ -63,121 +98,143 @@ def simulate(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Gen
         rule: Of dispatch.
         laws: One or several; lane i draws from laws[i * len(laws) // lanes]. Each law's lanes get the same random
             numbers, so that laws are compared on the same chances, and the first one's `restart`.
-        arrivals_s: float (lanes, requests), not negative, ascending in each lane; a shorter lane ends with infinities.
+        lanes: How many.
         rng: For the services.
 
     Raises:
         ValueError: The lanes cannot be shared out equally among the laws.
     """
-    lanes = arrivals_s.shape[0]
-    if lanes % len(laws):
-        raise ValueError(f"simulate arrivals_s: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
-    serve = _batches if rule.max_batch > 1 else _singles
-    return serve(rule, laws, arrivals_s, rng, laws[0].restart)
 
+    def __init__(self, rule: Rule, laws: Sequence[Law], lanes: int, rng: np.random.Generator) -> None:
+        if lanes % len(laws):
+            raise ValueError(f"Lanes lanes: {lanes} cannot be shared out equally among {len(laws)} laws")
+        self.rule = rule
+        self._services = _Services(laws, lanes, rng)
+        self._law = np.arange(lanes) * len(laws) // lanes
+        self._batch_s = np.stack([law.batch_s for law in laws])
+        self._free = np.full((lanes, rule.instances), -np.inf)
+        self._rest = np.empty((lanes, 0))  # arrived and not yet in a batch; in front of a lane's stands what is not
+        self._left = np.zeros(lanes, dtype=np.int64)  # how many of it each lane has
 
-def _batches(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
-    """Simulate batch by batch, in all lanes at once; a lane that has ended takes batches of none."""
-    (lanes, size), batch = arrivals_s.shape, rule.max_batch
-    real = np.isfinite(arrivals_s)
-    first = np.full((lanes, size + batch), np.inf)
-    first[:, :size][real] = arrivals_s[real]
-    # All lanes one after the other, each later than the one before by more than any takes: one search finds all places.
-    apart = np.arange(lanes) * (1.0 + (float(arrivals_s[real].max()) if real.any() else 0.0))
-    keys = np.where(np.isfinite(first), first, apart[1] if lanes > 1 else np.inf) + apart[:, None]
-    first, keys = first.reshape(-1), keys.reshape(-1)
-    full = np.append(first[batch - 1 :], np.full(batch - 1, np.inf))  # arrival of the last of a full batch
-    group = np.arange(lanes) * len(laws) // lanes
-    table, row = np.stack([law.batch_s for law in laws]).reshape(-1), group * (batch + 1)
-    free = np.full((lanes, rule.instances), -np.inf)
-    free_at, flat_free = np.arange(lanes) * rule.instances, free.reshape(-1)
-    at = np.arange(lanes) * (size + batch)
-    end = at + real.sum(axis=1)
-    sizes: list[Ints] = []
-    dones: list[Floats] = []
-    services = _Services(laws, lanes, rng, restart)
-    delayed = any(law.delays_s.any() for law in laws)
-    while (at < end).any():
-        ratios, delays = services.draw(_AHEAD)
-        for ratio, delay in zip(ratios, delays, strict=True):
-            soonest = free_at + free.argmin(axis=1) if rule.instances > 1 else free_at
-            start = np.maximum(flat_free[soonest], np.minimum(first[at] + rule.wait_s, full[at]))
-            if delayed:
-                start += delay
-            arrived = np.minimum(keys.searchsorted(start + apart, "right"), end)
-            taken = np.minimum(arrived - at, batch)
-            done = start + table[row + taken] * ratio
-            flat_free[soonest] = done
-            sizes.append(taken)
-            dones.append(done)
-            at = at + taken
-    out = np.full((lanes, size), np.inf)
-    out[real] = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
-    return out
+    def serve(self, arrivals_s: Floats, *, last: bool = False) -> Served:
+        """Serve what arrives; without `last`, until no lane's rest fills a batch, which more might join.
+
+        Args:
+            arrivals_s: float (lanes, requests), ascending, later than all before; a shorter lane ends with infinities.
+            last: No more will come: a rest leaves as the rule says, and no lane may be served any further.
+        """
+        return self._batches(arrivals_s, last) if self.rule.max_batch > 1 else self._singles(arrivals_s)
+
+    def _batches(self, arrivals_s: Floats, last: bool) -> Served:
+        """Serve batch by batch, in all lanes at once; a lane that is not ready takes batches of none."""
+        batch, lanes = self.rule.max_batch, arrivals_s.shape[0]
+        rows = np.concatenate([self._rest, arrivals_s, np.full((lanes, batch), np.inf)], axis=1)
+        width, begin = rows.shape[1], self._rest.shape[1] - self._left
+        end = begin + self._left + (np.isfinite(arrivals_s).sum(axis=1) if last else arrivals_s.shape[1])
+        # All lanes one after the other, each later than the one before by more than any takes: one search finds all
+        # places.
+        span = 1.0 + float(np.max(rows[:, :-batch], where=np.isfinite(rows[:, :-batch]), initial=0.0))
+        apart = span * np.arange(lanes)
+        keys = (np.minimum(rows, span) + apart[:, None]).reshape(-1)
+        flat, offset = rows.reshape(-1), width * np.arange(lanes)
+        at, ends = offset + begin, offset + end
+        table, row = self._batch_s.reshape(-1), self._law * (batch + 1)
+        soonest, free = self.rule.instances * np.arange(lanes), self._free.reshape(-1)
+        first_of = soonest.copy()
+        sizes: list[Ints] = []
+        dones: list[Floats] = []
+        least = 1 if last else batch
+        ready = at + least <= ends
+        while ready.any():
+            ahead = min(_AHEAD, -(-int((ends - at).max()) // batch))
+            ratios, delays = self._services.draw(ahead)
+            for i in range(ahead):
+                if self.rule.instances > 1:
+                    soonest = first_of + self._free.argmin(axis=1)
+                was = free[soonest]
+                start = np.maximum(was, np.minimum(flat[at] + self.rule.wait_s, flat[at + (batch - 1)]))
+                if delays is not None:
+                    start += delays[i]
+                taken = np.minimum(keys.searchsorted(start + apart, "right"), ends)
+                taken -= at
+                np.minimum(taken, batch, out=taken)
+                taken *= ready
+                done = np.where(ready, start + table[row + taken] * ratios[i], was)
+                free[soonest] = done
+                sizes.append(taken)
+                dones.append(done)
+                at = at + taken
+                ready = at + least <= ends
+        stop = at - offset
+        kept = int(stop.min())
+        self._rest, self._left = rows[:, kept:-batch], end - stop
+        column = np.arange(width)
+        served = (column >= begin[:, None]) & (column < stop[:, None])
+        if not sizes:
+            return Served(np.empty(0), np.empty(0), stop - begin)
+        done_s = np.repeat(np.stack(dones, axis=1).reshape(-1), np.stack(sizes, axis=1).reshape(-1))
+        return Served(rows[served], done_s, stop - begin)
+
+    def _singles(self, arrivals_s: Floats) -> Served:
+        """Serve batches of one: Kiefer and Wolfowitz's recursion (1955), with one instance Lindley's in closed form."""
+        real = np.isfinite(arrivals_s)
+        lanes, size = arrivals_s.shape
+        ratios, delays = self._services.draw(size)
+        service = ratios * self._batch_s[self._law, 1]
+        if delays is not None:
+            service += delays
+        arrival = np.ascontiguousarray(np.where(real, arrivals_s, 1e300).T) + self.rule.wait_s
+        if self.rule.instances == 1:
+            arrival[:1] = np.maximum(arrival[:1], self._free.T)
+            total = np.cumsum(service, axis=0)
+            done = total + np.maximum.accumulate(arrival - total + service, axis=0)
+            self._free = done[-1:].T.copy() if size else self._free
+        else:
+            done = np.empty_like(service)
+            at, flat = np.arange(lanes) * self.rule.instances, self._free.reshape(-1)
+            for i in range(size):
+                soonest = at + self._free.argmin(axis=1)
+                done[i] = np.maximum(arrival[i], flat[soonest]) + service[i]
+                flat[soonest] = done[i]
+        return Served(arrivals_s[real], done.T[real], real.sum(axis=1))
 
 
 class _Services:
     """Draw runs of consecutive services for every lane."""
 
-    def __init__(self, laws: list[Law], lanes: int, rng: np.random.Generator, restart: float) -> None:
-        self.rng, self.restart, self.copies = rng, restart, len(laws)
-        self.share = lanes // len(laws)
-        self.ratios, self.delays = (np.concatenate([getattr(law, n) for law in laws]) for n in ("ratios", "delays_s"))
+    def __init__(self, laws: Sequence[Law], lanes: int, rng: np.random.Generator) -> None:
+        self._rng, self._restart, self._laws, self._share = rng, laws[0].restart, len(laws), lanes // len(laws)
+        self._ratios = np.concatenate([law.ratios for law in laws])
+        delays = np.concatenate([law.delays_s for law in laws])
+        self._delays = delays if delays.any() else None
         counts = [law.ratios.size for law in laws]
-        self.count = np.repeat(counts, self.share)
-        self.low = np.repeat(np.cumsum([0, *counts[:-1]]), self.share)
-        self.pick = self._anew(rng.random((1, self.share)))[0]
+        self._count = np.repeat(counts, self._share)
+        self._low = np.repeat(np.cumsum([0, *counts[:-1]]), self._share)
+        self._pick = self._anew(rng.random((1, self._share)))[0]
 
     def _anew(self, chances: Floats) -> Ints:
         """Return where runs begin, from chances of shape (m, share): the same ones for every law."""
-        anew: Ints = (np.tile(chances, self.copies) * self.count).astype(np.int64)
+        anew: Ints = (np.tile(chances, self._laws) * self._count).astype(np.int64)
         return anew
 
-    def draw(self, many: int) -> tuple[Floats, Floats]:
-        """Return the next services, float (many, lanes): their ratios and their delays."""
-        chances = self.rng.random((many, self.share))
-        chances[0] = 1.0  # the run goes on
-        begins = np.tile(chances < self.restart, self.copies)
+    def draw(self, many: int) -> tuple[Floats, Floats | None]:
+        """Return the next services, float (many, lanes): their ratios and their delays, None without any."""
+        chances = self._rng.random((many, self._share))
+        pick = self._anew(chances) if self._restart >= 1 else self._in_runs(chances)
+        pick += self._low
+        return self._ratios[pick], None if self._delays is None else self._delays[pick]
+
+    def _in_runs(self, chances: Floats) -> Ints:
+        many = chances.shape[0]
+        chances[:1] = 1.0  # the run goes on
+        begins = np.tile(chances < self._restart, self._laws)
         begun = np.maximum.accumulate(np.where(begins, np.arange(many)[:, None], 0), axis=0)
-        starts = np.where(begins, self._anew(np.minimum(chances / self.restart, 1 - 1e-12)), 0)
-        starts[0] = self.pick
-        pick = (np.take_along_axis(starts, begun, axis=0) + np.arange(many)[:, None] - begun) % self.count
-        self.pick = (pick[-1] + 1) % self.count
-        pick += self.low
-        return self.ratios[pick], self.delays[pick]
-
-
-def _singles(rule: Rule, laws: list[Law], arrivals_s: Floats, rng: np.random.Generator, restart: float) -> Floats:
-    """Simulate batches of one: Kiefer and Wolfowitz's recursion (1955), with one instance Lindley's in closed form."""
-    lanes, size = arrivals_s.shape
-    share = lanes // len(laws)
-    restarts = rng.random((size, share))
-    anew = restarts < restart
-    anew[0] = True
-    since = np.maximum.accumulate(np.where(anew, np.arange(size)[:, None], 0), axis=0)
-    run = np.arange(size)[:, None] - since  # services since the last restart
-    chance = np.take_along_axis(restarts, since, axis=0)
-    chance = np.where(since == 0, restarts[0], chance / restart)
-    columns = []
-    for law in laws:
-        count = law.ratios.size
-        pick = ((chance * count).astype(np.int64) + run) % count
-        columns.append(law.ratios[pick] * law.batch_s[1] + law.delays_s[pick])
-    service = np.concatenate(columns, axis=1)
-    arrival = np.ascontiguousarray(np.where(np.isfinite(arrivals_s), arrivals_s, 1e300).T) + rule.wait_s
-    if rule.instances == 1:
-        total = np.cumsum(service, axis=0)
-        done = total + np.maximum.accumulate(arrival - total + service, axis=0)
-    else:
-        done = np.empty_like(service)
-        free = np.full((lanes, rule.instances), -np.inf)
-        at = np.arange(lanes) * rule.instances
-        flat = free.reshape(-1)
-        for i in range(size):
-            soonest = at + free.argmin(axis=1)
-            done[i] = np.maximum(arrival[i], flat[soonest]) + service[i]
-            flat[soonest] = done[i]
-    return np.where(np.isfinite(arrivals_s), done.T, np.inf)
+        starts = np.where(begins, self._anew(np.minimum(chances / self._restart, 1 - 1e-12)), 0)
+        starts[:1] = self._pick
+        pick: Ints = (np.take_along_axis(starts, begun, axis=0) + np.arange(many)[:, None] - begun) % self._count
+        if many:
+            self._pick = (pick[-1] + 1) % self._count
+        return pick
 
 
 def places_of(batches: NDArray[Any]) -> Ints:

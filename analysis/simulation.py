@@ -5,70 +5,136 @@ alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the l
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import sqrt
+from operator import add
+from typing import Self
 
 import numpy as np
 
 from analysis.evidence import relaxation_s
-from analysis.queueing import Floats, Law, places_of, poisson_lanes, simulate
+from analysis.queueing import Floats, Lanes, Law, Served, capacity_rps, places_of, poisson_lanes
 from analysis.twin import Twin
 
-GROUPS = 16  # lanes are a multiple of it
-COARSE = 80_000  # requests of a simulation that need not be exact, warm-up left out
-_LONGEST_LANE = 120_000
-_LONGEST_LANE_SINGLE = 25_000
+COARSE = 80_000  # requests of a simulation that need not be exact, or more
+_WARM, _WARM_SINGLE = 60_000, 12_500  # requests of a lane, at most, before it is taken for settled
+_SETTLES, _LEAST_WARM = 3.0, 300  # times the queue's memory; requests
+_FEWEST_LANES, _FEWEST = 64, 4  # of all cases together, and of each
+_PIECE = 100_000  # requests that are simulated together, in all lanes, so that they stay in the cache
 
 
-def response_s(twin: Twin, law: Law, rate_rps: float, shape: tuple[int, int, int], seed: int) -> Floats:
-    """Simulate response times at a rate: float (lanes, requests), `shape` being lanes, requests and warm-up."""
-    return responses_s(twin, [(law, rate_rps)], shape, seed)[0]
+@dataclass(frozen=True, slots=True, eq=False)
+class Responses:
+    """Hold response times of one case, and how many of each lane are slower than the limit.
+
+    Attributes:
+        seconds: float (n,).
+        slow: float (lanes,).
+        counts: float (lanes,), of each lane's requests; they sum to n.
+    """
+
+    seconds: Floats
+    slow: Floats
+    counts: Floats
+
+    @property
+    def share(self) -> float:
+        """Return p."""
+        return float(self.slow.sum() / self.counts.sum())
+
+    @property
+    def error(self) -> float:
+        """Return the standard error of p, from how lanes differ."""
+        apart = self.slow - self.share * self.counts
+        lanes = self.counts.size
+        return sqrt(lanes / (lanes - 1) * float(apart @ apart)) / float(self.counts.sum())
+
+    def __add__(self, more: Self) -> Self:
+        """Return both together, of the same lanes."""
+        seconds = np.concatenate([self.seconds, more.seconds])
+        return type(self)(seconds, self.slow + more.slow, self.counts + more.counts)
 
 
-def responses_s(twin: Twin, cases: Sequence[tuple[Law, float]], shape: tuple[int, int, int], seed: int) -> list[Floats]:
-    """Simulate laws at rates on the same chances, beside each other: so many lanes take hardly more time than a few."""
-    lanes, size, warm = shape
-    unit = poisson_lanes(lanes, size + twin.rule.max_batch, np.random.default_rng([seed, 1]))
-    arrivals = np.concatenate([unit / rate for _, rate in cases])
-    done = simulate(twin.rule, [law for law, _ in cases], arrivals, np.random.default_rng([seed, 2]))
-    parts = zip(np.split(done, len(cases)), np.split(arrivals, len(cases)), strict=True)
-    return [_settled_s(twin, part, its_arrivals, warm, seed) for part, its_arrivals in parts]
+class Steady:
+    """The settled server: laws at rates, beside each other and on the same chances, for as long as is asked.
+
+    Args:
+        twin: Gives the rule of dispatch and what time replies take beside their service.
+        cases: A law and a rate each, of about one load.
+        limit_s: Up to which waits are to be settled, and above which a response is slow; seconds.
+        requests: That arrive in a round in each case, at least.
+        seed: Of all chances.
+
+    Attributes:
+        lanes: Of each case.
+    """
+
+    def __init__(
+        self, twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, requests: int, seed: int
+    ) -> None:
+        rate, batch = cases[0][1], twin.rule.max_batch
+        memory = rate * relaxation_s(rate, capacity_rps(twin.rule, cases[0][0]), limit_s)  # in requests
+        warm = int(min(max(_SETTLES * memory, _LEAST_WARM), _WARM if batch > 1 else _WARM_SINGLE))
+        self._each = max(warm // 2, _LEAST_WARM) if batch > 1 else min(3 * warm, _WARM_SINGLE)
+        self.lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
+        self._twin, self._limit_s = twin, limit_s
+        self._rates = np.repeat([rate for _, rate in cases], self.lanes)[:, None]
+        services, self._arrivals, self._outside = (np.random.default_rng([seed, part]) for part in (2, 1, 3))
+        self._queue = Lanes(twin.rule, [law for law, _ in cases], self._rates.size, services)
+        self._clock = np.zeros((self.lanes, 1))
+        for requests_each in self._pieces(warm):
+            self._serve(requests_each)
+
+    def more(self) -> list[Responses]:
+        """Go on for a round; return what came of each case."""
+        parts = [self._told(self._serve(piece)) for piece in self._pieces(self._each)]
+        return [reduce(add, its_parts) for its_parts in zip(*parts, strict=True)]
+
+    def _pieces(self, each: int) -> list[int]:
+        """Return how so many requests of a lane are divided."""
+        piece = max(_PIECE // self._rates.size, 4 * self._twin.rule.max_batch)
+        return [min(piece, each - begun) for begun in range(0, each, piece)]
+
+    def _serve(self, each: int) -> Served:
+        unit = self._clock + poisson_lanes(self.lanes, each, self._arrivals)
+        self._clock = unit[:, -1:]
+        return self._queue.serve(np.tile(unit, (self._rates.size // self.lanes, 1)) / self._rates)
+
+    def _told(self, served: Served) -> list[Responses]:
+        """Divide what was served by case; replies are held up alike in all of them."""
+        cases = self._rates.size // self.lanes
+        cuts = np.cumsum(served.counts.reshape(cases, -1).sum(axis=1))[:-1]
+        turn = int(self._outside.integers(self._twin.spread_s.size))
+        told = []
+        for arrival, done, counts in zip(
+            np.split(served.arrival_s, cuts), np.split(served.done_s, cuts), np.split(served.counts, cases), strict=True
+        ):
+            seconds = left_s(self._twin, done, turn) - arrival
+            before = np.append(0, np.cumsum(seconds > self._limit_s))
+            ends = np.cumsum(counts)
+            slow = before[ends] - before[ends - counts]
+            told.append(Responses(seconds, slow.astype(np.float64), counts.astype(np.float64)))
+        return told
 
 
-def settled_s(twin: Twin, laws: list[Law], arrivals_s: Floats, warm: int, seed: int) -> Floats:
-    """Return response times less those of the warm-up, and of the last batch of a lane, which waits in vain to fill."""
-    done = simulate(twin.rule, laws, arrivals_s, np.random.default_rng([seed, 2]))
-    return _settled_s(twin, done, arrivals_s, warm, seed)
+def left_s(twin: Twin, done_s: Floats, turn: int) -> Floats:
+    """Return when replies were received: after service, what takes time outside it, and their place in the batch.
 
-
-def _settled_s(twin: Twin, done: Floats, arrivals_s: Floats, warm: int, seed: int) -> Floats:
-    response: Floats = left_s(twin, done, np.random.default_rng([seed, 3])) - arrivals_s
-    return response[:, warm : -twin.rule.max_batch]
-
-
-def left_s(twin: Twin, done_s: Floats, rng: np.random.Generator) -> Floats:
-    """Return when replies were received: after service, what takes time outside it, and their place in the batch."""
+    Args:
+        twin: Says how much.
+        done_s: End of service, seconds; neighbours that are equal are of one batch.
+        turn: Which of the spreads seen comes first.
+    """
     received: Floats = done_s + twin.delay_s
     if twin.rule.max_batch > 1:
         received += twin.place_s[np.minimum(places_of(done_s), twin.place_s.size - 1)]
-        received += np.resize(np.roll(twin.spread_s, rng.integers(twin.spread_s.size)), received.shape)
+        if twin.spread_s.any():
+            turns = np.arange(turn, turn + received.size) % twin.spread_s.size
+            received += twin.spread_s[turns].reshape(received.shape)
     return received
 
 
-def shape_of(twin: Twin, rate_rps: float, limit_s: float, requests: int) -> tuple[int, int, int]:
-    """Return lanes, requests of each and warm-up, such that a lane is long against the queue's memory."""
-    memory = rate_rps * relaxation_s(rate_rps, twin.capacity_rps, limit_s)  # in requests
-    longest = _LONGEST_LANE if twin.rule.max_batch > 1 else _LONGEST_LANE_SINGLE
-    warm = int(min(max(3 * memory, 300), longest / 2))
-    size = min((2 if twin.rule.max_batch > 1 else 4) * warm, longest)  # of batches many short lanes cost less
-    lanes = max(GROUPS, -(-requests // (size - warm) // GROUPS) * GROUPS)
-    return lanes, size, warm
-
-
-def share_above(response: Floats, limit_s: float) -> tuple[float, float]:
-    """Return the share of responses above a limit and its standard error, from the lanes' own shares."""
-    shares = (response > limit_s).mean(axis=1)
-    return float(shares.mean()), float(shares.std(ddof=1)) / shares.size**0.5
-
-
-def steady_response_s(twin: Twin, rate_rps: float, limit_s: float, seed: int) -> Floats:
-    """Simulate the settled server at a rate: response times in seconds, float (lanes, requests)."""
-    return response_s(twin, twin.law, rate_rps, shape_of(twin, rate_rps, limit_s, COARSE), seed)
+def steady_responses(twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, seed: int) -> list[Responses]:
+    """Simulate the settled server once, not very exactly: laws at rates, on the same chances."""
+    return Steady(twin, cases, limit_s, COARSE, seed).more()

@@ -1,8 +1,7 @@
 """The rate that a known twin predicts against formulas and another simulator, its doubts, and its check by replay."""
 
 from dataclasses import replace
-from math import log
-from typing import Any
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from analysis.forecast import Forecast, crossing, forecast
 from analysis.queueing import Rule
 from analysis.reconstruct import Trace
 from analysis.replay import replay
-from analysis.simulation import response_s, responses_s, steady_response_s
+from analysis.simulation import Responses, Steady, steady_responses
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, known, mean_one, traces
 from tests.bench.calibrate.des import Server
@@ -34,6 +33,12 @@ def found(twin: Twin, sla: str, seed: int = 1) -> Forecast:
     result = forecast(twin, SLA.parse(sla), seed)
     assert result is not None
     return result
+
+
+def settled(twin: Twin, rate_rps: float, limit_s: float) -> float:
+    """Return the share of requests slower than a limit once the server has settled."""
+    (responses,) = steady_responses(twin, [(twin.law, rate_rps)], limit_s, 1)
+    return responses.share
 
 
 NOT_MONOTONE = replace(GPU, t1_s=0.0002, wait_s=0.030)
@@ -63,11 +68,12 @@ def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeyp
     """There the rate stays at the highest that is asked, and more simulations say no more: six pairs are enough."""
     counted = []
 
-    def simulated(*asked: Any) -> Any:
-        counted.append(asked)
-        return responses_s(*asked)
+    class Counted(Steady):
+        def more(self) -> list[Responses]:
+            counted.append(self)
+            return super().more()
 
-    monkeypatch.setattr("analysis.forecast.responses_s", simulated)
+    monkeypatch.setattr("analysis.forecast.Steady", Counted)
     twin = batching(replace(GPU, t0_s=0.001, t1_s=0.00005, batch=64, wait_s=0.0))
     result = forecast(twin, SLA.parse("p99<200ms"), 1, 0.99)
     assert result is not None
@@ -75,21 +81,36 @@ def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeyp
     assert 0 < len(counted) <= 6
 
 
-def test_simulations_beside_each_other_are_those_that_each_would_be_alone() -> None:
-    """Two rates, and the server with and without its jitter, on the same chances: the same numbers."""
-    for server in (GPU, replace(GPU, batch=1, t1_s=0.0, instances=3)):
+def test_cases_are_simulated_on_the_same_chances_and_go_on_from_where_they_were() -> None:
+    """Equal cases give equal responses, round by round; a higher rate more slow ones; the next round is another."""
+    for server, limit_s in ((GPU, 0.03), (replace(GPU, batch=1, t1_s=0.0, instances=3), 0.012)):
         twin = batching(server)
-        cases = [(twin.law, 0.8 * twin.capacity_rps), (twin.law, 0.9 * twin.capacity_rps)]
-        cases.append((replace(twin.law, ratios=np.ones_like(twin.law.ratios)), 0.85 * twin.capacity_rps))
-        together = responses_s(twin, cases, (4, 900, 100), 3)
-        for (law, rate), response in zip(cases, together, strict=True):
-            assert np.array_equal(response, response_s(twin, law, rate, (4, 900, 100), 3))
+        low, high = (twin.law, 0.8 * twin.capacity_rps), (twin.law, 0.95 * twin.capacity_rps)
+        steady = Steady(twin, [low, low, high], limit_s, 20_000, 3)
+        rounds = [steady.more() for _ in range(2)]
+        for one, same, other in rounds:
+            assert np.array_equal(one.seconds, same.seconds)
+            assert one.share < other.share
+            assert one.seconds.size == one.counts.sum() > 19_000
+            assert one.slow.sum() == (one.seconds > limit_s).sum()
+        assert not np.array_equal(rounds[0][0].seconds[:1000], rounds[1][0].seconds[:1000])
+
+
+def test_the_error_of_a_share_is_how_it_scatters() -> None:
+    """Over 40 seeds the shares of slow responses scatter as their own errors say, within a third."""
+    shares, errors = zip(
+        *((one.share, one.error) for seed in range(40) for one in steady_responses(
+            EXPONENTIAL, [(EXPONENTIAL.law, 54.0)], 0.1, seed
+        )), strict=True
+    )  # fmt: skip
+    assert np.mean(shares) == pytest.approx(exp(-0.1 * (100 - 54)), rel=0.05)
+    assert np.std(shares) == pytest.approx(np.mean(errors), rel=0.35)
 
 
 def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:
     """Where batches wait 30 ms to fill, p99<30ms fails at 500 req/s and near the capacity: the upper rate is meant."""
     twin, sla = batching(NOT_MONOTONE), SLA.parse("p99<30ms")
-    assert np.mean(steady_response_s(twin, 500.0, 0.03, 1) > 0.03) > 0.01
+    assert settled(twin, 500.0, 0.03) > 0.01
     upper = crossing(twin, sla)
     assert upper is not None
     assert upper > 3500
@@ -97,7 +118,7 @@ def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:
 
 def test_the_end_of_a_simulation_is_no_part_of_the_settled_server() -> None:
     """At 3,000 req/s nearly no request is slow, though every batch would wait 30 ms did no other request come."""
-    share = np.mean(steady_response_s(batching(NOT_MONOTONE), 3000.0, 0.03, 1) > 0.03)
+    share = settled(batching(NOT_MONOTONE), 3000.0, 0.03)
     assert share == pytest.approx(shares(NOT_MONOTONE, SLA.parse("p99<30ms"), 3000.0, 300_000, 1).mean(), abs=0.001)
 
 

@@ -5,7 +5,7 @@ from math import exp, factorial, log
 import numpy as np
 import pytest
 
-from analysis.queueing import Floats, Law, Rule, poisson_lanes, simulate
+from analysis.queueing import Floats, Lanes, Law, Rule, poisson_lanes, simulate
 
 EXPONENTIAL = np.random.default_rng(3).exponential(size=50_000)
 EXPONENTIAL /= EXPONENTIAL.mean()
@@ -165,5 +165,33 @@ def test_lanes_that_cannot_be_shared_out_are_an_error() -> None:
     """Three lanes are not two laws' worth, whatever the rule."""
     for rule in (Rule(), Rule(max_batch=2)):
         one = law([0.01] * rule.max_batch)
-        with pytest.raises(ValueError, match="3 lanes cannot be shared out equally among 2 laws"):
+        with pytest.raises(ValueError, match="3 cannot be shared out equally among 2 laws"):
             simulate(rule, [one, one], np.ones((3, 5)).cumsum(axis=1), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule(), Rule(instances=3), Rule(max_batch=4, wait_s=0.01), Rule(max_batch=4, instances=2)]
+)
+@pytest.mark.parametrize("restart", [0.02, 1.0])
+def test_a_server_that_goes_on_is_the_one_that_never_paused(rule: Rule, restart: float) -> None:
+    """Fed in pieces, lanes serve every request as they do fed at once; what may yet be joined is served with the rest.
+
+    Two loads beside each other, so that one is ahead of the other in requests.
+    """
+    many = 3000
+    unit = poisson_lanes(3, many, np.random.default_rng(1))
+    arrivals = np.concatenate([unit / (load * rule.instances * rule.max_batch / 0.007) for load in (0.3, 0.9)])
+    one = law([0.004, 0.005, 0.006, 0.007][: rule.max_batch], np.ones(1), restart=restart)
+    at_once = simulate(rule, [one, one], arrivals, np.random.default_rng(2))
+    lanes = Lanes(rule, [one, one], 6, np.random.default_rng(2))
+    got: list[list[Floats]] = [[] for _ in range(6)]
+    for begin in range(0, many, 700):
+        served = lanes.serve(arrivals[:, begin : begin + 700], last=begin + 700 >= many)
+        cuts = np.cumsum(served.counts)[:-1]
+        parts = zip(np.split(served.arrival_s, cuts), np.split(served.done_s, cuts), strict=True)
+        for lane, (arrival, done) in enumerate(parts):
+            got[lane].append(np.stack([arrival, done]))
+    for lane, parts_of_lane in enumerate(got):
+        arrival, done = np.concatenate(parts_of_lane, axis=1)
+        np.testing.assert_array_equal(arrival, arrivals[lane])
+        np.testing.assert_allclose(done, at_once[lane], rtol=0, atol=1e-9)
