@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import gevent
 import locust.stats
 from locust import LoadTestShape, User, events, task
-from locust.argument_parser import LocustArgumentParser
+from locust.argument_parser import LocustArgumentParser, ui_extra_args_dict
 from locust.env import Environment
 from locust.runners import LocalRunner
 from locust.stats import RequestStats, StatsEntry, StatsError
@@ -40,8 +40,7 @@ from loadgen.locust_run import UsersRun, host_of
 from loadgen.stream import Line
 
 _LOOPBACK = "127.0.0.1"
-_HIDDEN = {"body", "header", "output", "workers", "slas", "answer_json", "terminal", "seed", "error_budget",
-           "start_rps", "require_rps", "max_rps", "html_file", "csv_prefix", "json_file", "logfile"}  # fmt: skip
+_LOCUSTS_FIELDS = {"user_count", "spawn_rate", "host", "run_time", "profile", "user_classes", "shape_class"}
 _ENDING_S = 20.0  # a search that was stopped awaits replies, and writes its files
 _log = logging.getLogger("opfind")
 locust.stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
@@ -151,7 +150,8 @@ class Host:
         if self.board.is_running or (runner and runner.shape_greenlet):
             return "a search is under way, and Start was ignored: press Stop first, or wait for its end"
         options = copy(self._options)
-        hidden = sorted(_HIDDEN & form.keys())
+        shown = _LOCUSTS_FIELDS | ui_extra_args_dict().keys()
+        hidden = sorted(name for name in form if hasattr(options, name) and name not in shown)
         if hidden:  # such as --body=@FILE: what the form does not show, no page in the browser may ask for
             return f"--{hidden[0].replace('_', '-')} is for the command line only"
         if form.get("scenario", self._scenario) not in (self._scenario, *scenarios.bundled()):

@@ -1,6 +1,8 @@
 """The open-loop search on simulated servers with known truth."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -19,6 +21,11 @@ def find(server: Server, sla: str, seed: int = 0, **options: object) -> tuple[Op
     while (step := search.next()) is not None:
         search.add(simulator.run_step(step, search.overloaded))
     return search.answer(), search, simulator
+
+
+def answer_of(server: Server, sla: str, seed: int) -> OperatingPoint:
+    """Return the answer of a search."""
+    return find(server, sla, seed)[0]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 6])
@@ -61,8 +68,9 @@ def test_queues_with_formulas(name: str) -> None:
     """
     server, sla, truth = KNOWN[name]
     rates = capacities = safes = medians = 0
-    for seed in range(4):
-        answer, _, _ = find(server, sla, seed)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        answers = list(pool.map(answer_of, *zip(*((server, sla, seed) for seed in range(4)), strict=True)))
+    for answer in answers:
         assert answer.rate_rps is not None
         assert answer.safe_rps is not None
         assert answer.capacity_rps is not None

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis import Run
+from tests.ahead import ahead
 from tests.fake_target import FakeTarget, fake_target, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,30 +126,68 @@ def test_no_free_port(target: FakeTarget, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bound_reached_while_passing_is_a_lower_bound(target: FakeTarget, tmp_path: Path) -> None:
-    """Exit 4: `high` is null, and the bound is named."""
-    done = opfind(
-        "run", target.base + "/ok", "--sla-p99", "200ms", "--start-rps", "40", "--max-rps", "80", "--budget", "20s",
-        "--json", folder=tmp_path,
-    )  # fmt: skip
-    answer = answer_of(done)
-    assert done.returncode == 4, done.stderr
+def _is_at_least(answer: dict[str, Any]) -> None:
+    """`high` is null, and the bound is named."""
     assert answer["rate_rps"]["high"] is None
     assert answer["limited_by"] == "--max-rps"
 
 
-def test_an_sla_that_no_rate_meets(target: FakeTarget, tmp_path: Path) -> None:
-    """Exit 1: a server that takes 60 ms cannot answer within 10 ms."""
-    done = opfind("run", target.base + "/slow/60", "--sla-p99", "10ms", "--budget", "25s", "--json", folder=tmp_path)
-    answer = answer_of(done)
-    assert (done.returncode, answer["verdict"], answer["rate_rps"]) == (1, "unmet", None), done.stderr
+def _is_unmet(answer: dict[str, Any]) -> None:
+    """There is no rate."""
+    assert (answer["verdict"], answer["rate_rps"]) == ("unmet", None)
 
 
-def test_errors_under_load_break_the_error_budget(target: FakeTarget, tmp_path: Path) -> None:
-    """A tenth of all replies failing is no operating point: exit 1, and the error budget or the SLA is named."""
-    done = opfind("run", target.base + "/flaky", "--sla-p99", "200ms", "--budget", "25s", "--json", folder=tmp_path)
+def _is_measured(answer: dict[str, Any]) -> None:
+    """The target is not taken for dead."""
+    assert answer["verdict"] in ("found", "undecided")
+    assert 50 < answer["rate_rps"]["value"] < 260
+
+
+def _is_in_users(answer: dict[str, Any]) -> None:
+    """Users in flight are the answer of the closed loop; a rate is not given."""
+    assert (answer["rate_rps"], answer["safe_rps"]) == (None, None)
+    assert answer["users"]["value"] == 4
+    assert answer["throughput_rps"]["value"] == pytest.approx(4 / 0.021, rel=0.2)
+
+
+RUNS = {
+    "a bound reached while passing is a lower bound": (
+        "/ok --sla-p99 200ms --start-rps 40 --max-rps 80 --budget 20s", {4}, _is_at_least,
+    ),
+    "a server that takes 60 ms meets no SLA of 10 ms": ("/slow/60 --sla-p99 10ms --budget 25s", {1}, _is_unmet),
+    "a tenth of all replies failing is no operating point": ("/flaky --sla-p99 200ms --budget 25s", {1}, _is_unmet),
+    "overload leaves a backlog that times out": (
+        "/fifo/4 --sla-p99 100ms --timeout 300ms --start-rps 50 --budget 25s", {0, 3}, _is_measured,
+    ),
+    "a closed loop answers in users": (
+        "/slow/20 --sla-p99 200ms --mode closed --max-users 4 --budget 20s", {4}, _is_in_users,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def begun(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """Run the table's commands two at a time, at low rates and each against a target of its own."""
+
+    def run(case: str) -> subprocess.CompletedProcess[str]:
+        path, *arguments = RUNS[case][0].split()
+        with fake_target() as served:
+            return opfind("run", served.base + path, *arguments, "--json", folder=tmp_path_factory.mktemp("run"))
+
+    with ahead(request, test_a_run_ends_in_its_verdict.__name__, "case", run, at_once=2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_run_ends_in_its_verdict(case: str, begun: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
+    """The exit code is that of the verdict, and the answer says what the case says."""
+    _, codes, check = RUNS[case]
+    done = begun[case].result()
     answer = answer_of(done)
-    assert (done.returncode, answer["verdict"]) == (1, "unmet"), done.stderr
+    assert done.returncode in codes, done.stderr
+    check(answer)
 
 
 def test_a_target_that_dies_during_the_run(tmp_path: Path) -> None:
@@ -162,18 +202,6 @@ def test_a_target_that_dies_during_the_run(tmp_path: Path) -> None:
     assert (done.returncode, answer["verdict"]) == (5, "target_failed"), done.stderr
     run = Run.from_json(json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8")))
     assert run.steps[0].counts["ok"] > 0
-
-
-def test_a_backlog_that_times_out_is_not_a_dead_target(tmp_path: Path) -> None:
-    """Overload with a short timeout leaves a backlog behind; the target is not taken for dead, and is measured."""
-    with fake_target() as queue:
-        done = opfind(
-            "run", queue.base + "/fifo/4", "--sla-p99", "100ms", "--timeout", "300ms", "--start-rps", "50",
-            "--budget", "25s", "--json", folder=tmp_path,
-        )  # fmt: skip
-    answer = answer_of(done)
-    assert answer["verdict"] in ("found", "undecided"), done.stderr
-    assert 50 < answer["rate_rps"]["value"] < 260
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -204,19 +232,6 @@ def _children(pid: int) -> list[int]:
     """Return the processes that a process started."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     return [int(child) for child in text.split()]
-
-
-def test_a_closed_loop_answers_in_users(target: FakeTarget, tmp_path: Path) -> None:
-    """Users in flight are the answer of the closed loop; a rate is not given."""
-    done = opfind(
-        "run", target.base + "/slow/20", "--sla-p99", "200ms", "--mode", "closed", "--max-users", "4",
-        "--budget", "20s", "--json", folder=tmp_path,
-    )  # fmt: skip
-    answer = answer_of(done)
-    assert done.returncode == 4, done.stderr
-    assert (answer["rate_rps"], answer["safe_rps"]) == (None, None)
-    assert answer["users"]["value"] == 4
-    assert answer["throughput_rps"]["value"] == pytest.approx(4 / 0.021, rel=0.2)
 
 
 def test_secrets_are_never_written(target: FakeTarget, tmp_path: Path) -> None:

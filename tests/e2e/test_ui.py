@@ -121,6 +121,7 @@ def _last_folder(page: Page) -> Path:
         ({"precision": "0"}, "cannot be reached"),
         ({"body": "@/etc/passwd"}, "--body is for the command line only"),
         ({"output": "/tmp"}, "--output is for the command line only"),
+        ({"max_users": "9999"}, "--max-users is for the command line only"),
         ({"scenario": "/etc/passwd"}, "--scenario"),
     ],
 )
