@@ -41,7 +41,7 @@ def closed_answer(twin: Twin, sla: SLA, seed: int) -> ClosedAnswer | None:
             high = middle
     quantile = None
     if rate < _SATURATED * twin.capacity_rps:
-        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, seed)
+        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, [seed])
         quantile = float(np.quantile(responses.seconds, sla.quantile))
     return ClosedAnswer(users=low, throughput_rps=rate, quantile_s=quantile)
 

@@ -9,7 +9,7 @@ from math import exp, log, sqrt
 import numpy as np
 from scipy import stats
 
-from analysis.queueing import Floats, Ints, Law, capacity_rps
+from analysis.queueing import Ints, Law, capacity_rps
 from analysis.simulation import Steady, steady_responses
 from analysis.sla import SLA
 from analysis.twin import Twin, relaw
@@ -18,6 +18,7 @@ SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
 FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _LAWS = 16  # that are resampled
 _RESAMPLED, _ROUNDS = 400_000, 8  # requests of a round of all resamples, rounds
+_EXACTLY = 160_000  # requests of a simulation that is compared with others
 _BLOCK = 25  # services that are resampled together
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
@@ -38,11 +39,12 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
     scale = tops / twin.capacity_rps
     alpha = sla.violation_share
     cases = [(law, rate_rps * its) for law, its in zip(laws, scale.tolist(), strict=True)]
-    steady = Steady(twin, cases, sla.limit_s, _RESAMPLED // _LAWS, seed)
-    shares: Floats = np.empty((_LAWS, 0))
+    steady = Steady(twin, cases, sla.limit_s, _RESAMPLED // _LAWS, [seed, 5])
+    slow = counts = np.zeros(1, dtype=np.int64)
     for _ in range(_ROUNDS):
         seen = steady.more()
-        shares = np.concatenate([shares, [one.slow / one.counts for one in seen]], axis=1)
+        slow, counts = slow + np.array([one.slow for one in seen]), counts + np.array([one.counts for one in seen])
+        shares = slow / counts  # (laws, lanes)
         apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
         own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
         mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
@@ -86,7 +88,7 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
     without = replace(law, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s))
 
     def shares(rate: float) -> tuple[float, float]:
-        both = steady_responses(twin, [(law, rate), (without, rate)], sla.limit_s, seed)
+        both = steady_responses(twin, [(law, rate), (without, rate)], sla.limit_s, [seed, 6], _EXACTLY)
         first, second = (responses.share for responses in both)
         return first, min(first, second)
 
@@ -123,7 +125,7 @@ def bent_doubt(twin: Twin, rate_rps: float, sla: SLA, *, slope: float, sd: float
 
     def excess(apart: float) -> float:
         rate = rate_rps * exp(apart)
-        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, seed + 20)
+        (responses,) = steady_responses(twin, [(twin.law, rate)], sla.limit_s, [seed, 7], _EXACTLY)
         return log(max(responses.share, _HARDLY))
 
     middle = excess(0.0)

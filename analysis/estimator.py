@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, hypot, log
+from typing import Self
 
 import numpy as np
 
@@ -108,6 +109,10 @@ class TwinEstimator:
         while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
             largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
             self._traces[largest] = self._traces[largest].head(self._traces[largest].arrival_s.size // 2)
+
+    def anew(self) -> Self:
+        """Return one that has seen nothing yet: the server is another one than before."""
+        return type(self)(self.slas, self.arrivals, self.precision)
 
     def give_up(self, why: str) -> None:
         """Refuse for good."""

@@ -11,14 +11,14 @@ import numpy as np
 
 from analysis.doubt import FLOOR, SHOWN, bent_doubt, rare_doubt, resampled_doubt
 from analysis.evidence import rate_at
-from analysis.queueing import Floats
 from analysis.simulation import Steady, steady_responses
 from analysis.sla import SLA
 from analysis.twin import Twin
 
 _FINE = 150_000  # requests of a round at each load, or more
 _HIGHEST_Y, _LOWEST_Y = 6.2, -4.0
-_STEP, _NEAR_Y, _FURTHEST_Y = 0.06, 0.2, 0.8  # in y: of a round's loads; up to which rounds stay; between two of them
+_STEP = 0.06  # in y: of the two loads that are simulated beside each other, from the one between them
+_NEAR_Y, _FURTHEST_Y = 0.2, 0.8  # in y: up to there a simulation goes on; the longest way, and what is pooled
 _USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
 _ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 4
 _MINOR = 0.75  # of the other doubts: up to there the simulation's error adds a quarter to them
@@ -65,22 +65,19 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
     if rate is None:
         return None
     top, limit, alpha = twin.capacity_rps, sla.limit_s, sla.violation_share
-    at = y = log(rate / max(top - rate, 1e-3 * rate))
-    steady = _pair(twin, sla, y, seed)
-    rounds: list[_Round] = []
+    y = log(rate / max(top - rate, 1e-3 * rate))
+    stands: list[_Stand] = []
     doubts: list[float] = []
-    for again in range(_MOST_ROUNDS):  # on other chances each, for p near saturation comes from few busy spells
-        if abs(y - at) > _NEAR_Y:
-            at, steady = y, _pair(twin, sla, y, seed + again)
-        low, high = steady.more()
-        ends = np.log([np.quantile(responses.seconds, SHOWN) for responses in (low, high)])
-        rounds.append(_Round(at, low.share, high.share, high.error, ends))
-        moved, per_y, error = _pooled([done for done in rounds if abs(done.y - y) < _FURTHEST_Y], y, alpha)
+    for again in range(_MOST_ROUNDS):  # p near saturation comes from few busy spells
+        if not stands or abs(y - stands[-1].y) > _NEAR_Y:
+            stands.append(_Stand(twin, sla, y, [seed, 10 + len(stands)]))
+        stands[-1].go_on()
+        moved, per_y, error = _pooled([stand for stand in stands if abs(stand.y - y) < _FURTHEST_Y], y, alpha)
         is_pinned = y == _HIGHEST_Y and moved >= 0  # it holds the SLA as far up as is asked
         y = min(y + moved, _HIGHEST_Y)
-        if is_pinned and len(rounds) >= _FEWEST_ROUNDS:
+        if is_pinned and again + 1 >= _FEWEST_ROUNDS:
             break
-        if len(rounds) < _FEWEST_ROUNDS or abs(moved) > 0.5 * _FURTHEST_Y:
+        if again + 1 < _FEWEST_ROUNDS or abs(moved) > 0.5 * _FURTHEST_Y:
             continue
         if not doubts:
             resampled, doubts = resampled_doubt(twin, sla, rate_at(top, y), per_y * (1 + exp(y)), seed=seed)
@@ -96,7 +93,7 @@ def forecast(twin: Twin, sla: SLA, seed: int, load: float | None = None, *, want
         error = max(error, abs(moved))
         resampled, doubts = resampled_doubt(twin, sla, rate, slope, seed=seed)
     sd = hypot(resampled, error / (1 + exp(y)), twin.trend, FLOOR)
-    near = [done for done in rounds if abs(done.y - y) < _FURTHEST_Y] or rounds[-1:]
+    near = [stand for stand in stands if abs(stand.y - y) < _FURTHEST_Y] or stands[-1:]
     quantiles = _quantiles(near, per_y, alpha, slope * sd / per_y, doubts)
     if not is_pinned:  # at the crossing the SLA's own quantile is its limit: better than any simulation shows it
         quantiles = tuple((q, limit if q == sla.quantile else value, doubt) for q, value, doubt in quantiles)
@@ -117,7 +114,7 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
     top, alpha, limit = twin.capacity_rps, sla.violation_share, sla.limit_s
 
     def excess(y: float) -> float:
-        (responses,) = steady_responses(twin, [(twin.law, rate_at(top, y))], limit, seed=11)
+        (responses,) = steady_responses(twin, [(twin.law, rate_at(top, y))], limit, [11])
         return log(max(responses.share, 1e-6) / alpha)
 
     y = 3.0
@@ -149,55 +146,59 @@ def crossing(twin: Twin, sla: SLA) -> float | None:
     return rate_at(top, best)
 
 
-def _pair(twin: Twin, sla: SLA, y: float, seed: int) -> Steady:
-    """Simulate at loads a step below and a step above y, on the same chances."""
-    cases = [(twin.law, rate_at(twin.capacity_rps, y + sign * _STEP)) for sign in (-1, 1)]
-    return Steady(twin, cases, sla.limit_s, _FINE, seed)
+class _Stand:
+    """Simulate at loads a step below and a step above y, on the same chances, in lanes that go on from round to round.
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Round:
-    """Hold the shares of slow responses at loads a step below and above y, on the same chances; their error.
-
-    And the logarithms of the quantiles shown, float (2, 3).
+    Attributes:
+        y: See `analysis.simulation`.
+        slow: float (2, lanes), responses above the limit so far, at the load below and the one above.
+        counts: float (2, lanes), all of them.
+        ends: float (rounds, 2, 3), logarithms of the quantiles shown.
     """
 
-    y: float
-    below: float
-    above: float
-    error: float
-    ends: Floats
+    def __init__(self, twin: Twin, sla: SLA, y: float, seed: Sequence[int]) -> None:
+        cases = [(twin.law, rate_at(twin.capacity_rps, y + sign * _STEP)) for sign in (-1, 1)]
+        self._steady = Steady(twin, cases, sla.limit_s, _FINE, seed)
+        self.y = y
+        self.slow = self.counts = np.zeros((2, 1))
+        self.ends = np.empty((0, 2, len(SHOWN)))
 
-    @property
-    def middle(self) -> float:
-        return 0.5 * (self.below + self.above)
+    def go_on(self) -> None:
+        """Simulate another round."""
+        pair = self._steady.more()
+        self.slow = self.slow + np.array([responses.slow for responses in pair])
+        self.counts = self.counts + np.array([responses.counts for responses in pair])
+        ends = np.log([np.quantile(responses.seconds, SHOWN) for responses in pair])
+        self.ends = np.concatenate([self.ends, ends[None]])
 
 
-def _pooled(rounds: Sequence[_Round], y: float, alpha: float) -> tuple[float, float, float]:
+def _pooled(stands: Sequence[_Stand], y: float, alpha: float) -> tuple[float, float, float]:
     """Return how far from y the shares reach alpha, d ln p / dy, and the standard error of that place.
 
-    Shares are averaged, not their logarithms: the mean of ln p is below the logarithm of the mean.
+    Shares are averaged, not their logarithms: the mean of ln p is below the logarithm of the mean. The error is from
+    how lanes differ, each of which has gone its own way for all its rounds.
     """
-    below, above = (sum(getattr(done, name) for done in rounds) for name in ("below", "above"))
+    slow, counts = (np.concatenate([getattr(stand, name) for stand in stands], axis=1) for name in ("slow", "counts"))
+    below, above = (slow.sum(axis=1) / counts.sum(axis=1)).tolist()
     slope = (
         _USUAL_SLOPE if not below else min(max(log(max(above, 1e-9) / below) / (2 * _STEP), _LEAST_SLOPE), _MOST_SLOPE)
     )
-    shares = np.array([done.middle * exp(-slope * (done.y - y)) for done in rounds])
-    mean = max(float(shares.mean()), 1e-3 * alpha)
+    shifts = np.concatenate([np.full(stand.slow.shape[1], stand.y - y) for stand in stands])
+    here, lanes = slow.mean(axis=0) * np.exp(-slope * shifts), counts.mean(axis=0)
+    mean = max(float(here.sum() / lanes.sum()), 1e-3 * alpha)
     moved = min(max(-log(mean / alpha) / slope, -_FURTHEST_Y), _FURTHEST_Y)
-    if shares.size < _FEWEST_ROUNDS:
-        return moved, slope, _FURTHEST_Y
-    # the scatter of a few rounds, or that of the lanes within them where it is more
-    error = max(float(shares.std(ddof=1)), float(np.mean([done.error for done in rounds])))
-    return moved, slope, error / shares.size**0.5 / mean / slope
+    off = (here - mean * lanes) / lanes.sum()
+    return moved, slope, sqrt(off.size / (off.size - 1) * float(off @ off)) / mean / slope
 
 
 def _quantiles(
-    rounds: Sequence[_Round], per_y: float, alpha: float, sd_y: float, doubts: Sequence[float]
+    stands: Sequence[_Stand], per_y: float, alpha: float, sd_y: float, doubts: Sequence[float]
 ) -> tuple[tuple[float, float, float], ...]:
     """Return what `Forecast.quantiles` holds: the rounds' quantiles at the load at which they reach alpha together."""
-    far = log(max(float(np.mean([done.middle for done in rounds])), 0.1 * alpha) / alpha) / per_y
-    slopes = np.mean([done.ends[1] - done.ends[0] for done in rounds], axis=0) / (2 * _STEP)
-    values = np.exp(np.mean([done.ends.mean(axis=0) for done in rounds], axis=0) - slopes * far)
+    share = sum(float(stand.slow.sum()) for stand in stands) / sum(float(stand.counts.sum()) for stand in stands)
+    ends = np.concatenate([stand.ends for stand in stands])  # (rounds, 2, shown)
+    far = log(max(share, 0.1 * alpha) / alpha) / per_y
+    slopes = (ends[:, 1] - ends[:, 0]).mean(axis=0) / (2 * _STEP)
+    values = np.exp(ends.mean(axis=(0, 1)) - slopes * far)
     rows = zip(SHOWN, values.tolist(), doubts, slopes.tolist(), strict=True)
     return tuple((q, value, sqrt(doubt**2 + (slope * sd_y) ** 2)) for q, value, doubt, slope in rows)

@@ -461,7 +461,7 @@ class OpenLoop:
             return
         # What looked like overload was chance, or a cold server, whose services tell nothing of the warm one.
         if self.ramp.overload_rps is None and overload_rps is not None:
-            self._ramped, self.twin = False, TwinEstimator(self.slas, self.arrivals, self.precision)
+            self._ramped, self.twin = False, self.twin.anew()
         self._measures += result.step.purpose != "ramp"
         self.looks.append(Look.of(result, self.slas, self.scale_s))
         self.twin.add(result, overload=stopped)
@@ -488,8 +488,7 @@ class OpenLoop:
         self.changed = True
         self.looks, self.counted, self.confirmation = [], {}, None
         self.moved, self._failed_rps, self._rechecked_s = False, None, 0.0
-        self._ramped = capacity is not None
-        self.twin = TwinEstimator(self.slas, self.arrivals, self.precision)
+        self._ramped, self.twin = capacity is not None, self.twin.anew()
         self.ramp.forget(capacity)
 
     def _confirm(self, result: StepResult, *, stopped: bool) -> None:

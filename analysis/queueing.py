@@ -91,8 +91,7 @@ class Lanes:
     """Copies of a server, each of which goes on from where it was as more requests arrive.
 
     Services are drawn as runs of consecutive ones (stationary bootstrap: Politis and Romano 1994), so what follows one
-    another on the server does so here, as far as the law says. The same generator state gives the same services to the
-    same lane.
+    another on the server does so here, as far as the law says.
 
     Args:
         rule: Of dispatch.
@@ -107,8 +106,8 @@ class Lanes:
 
     def __init__(self, rule: Rule, laws: Sequence[Law], lanes: int, rng: np.random.Generator) -> None:
         if lanes % len(laws):
-            raise ValueError(f"Lanes lanes: {lanes} cannot be shared out equally among {len(laws)} laws")
-        self.rule = rule
+            raise ValueError(f"Lanes: {lanes} lanes cannot be shared out equally among {len(laws)} laws")
+        self._rule = rule
         self._services = _Services(laws, lanes, rng)
         self._law = np.arange(lanes) * len(laws) // lanes
         self._batch_s = np.stack([law.batch_s for law in laws])
@@ -120,14 +119,14 @@ class Lanes:
         """Serve what arrives; without `last`, until no lane's rest fills a batch, which more might join.
 
         Args:
-            arrivals_s: float (lanes, requests), ascending, later than all before; a shorter lane ends with infinities.
-            last: No more will come: a rest leaves as the rule says, and no lane may be served any further.
+            arrivals_s: float (lanes, requests), not negative, ascending, later than all before.
+            last: No more will come: a rest leaves as the rule says, and a shorter lane may end with infinities.
         """
-        return self._batches(arrivals_s, last) if self.rule.max_batch > 1 else self._singles(arrivals_s)
+        return self._batches(arrivals_s, last) if self._rule.max_batch > 1 else self._singles(arrivals_s)
 
     def _batches(self, arrivals_s: Floats, last: bool) -> Served:
         """Serve batch by batch, in all lanes at once; a lane that is not ready takes batches of none."""
-        batch, lanes = self.rule.max_batch, arrivals_s.shape[0]
+        batch, lanes = self._rule.max_batch, arrivals_s.shape[0]
         rows = np.concatenate([self._rest, arrivals_s, np.full((lanes, batch), np.inf)], axis=1)
         width, begin = rows.shape[1], self._rest.shape[1] - self._left
         end = begin + self._left + (np.isfinite(arrivals_s).sum(axis=1) if last else arrivals_s.shape[1])
@@ -139,7 +138,7 @@ class Lanes:
         flat, offset = rows.reshape(-1), width * np.arange(lanes)
         at, ends = offset + begin, offset + end
         table, row = self._batch_s.reshape(-1), self._law * (batch + 1)
-        soonest, free = self.rule.instances * np.arange(lanes), self._free.reshape(-1)
+        soonest, free = self._rule.instances * np.arange(lanes), self._free.reshape(-1)
         first_of = soonest.copy()
         sizes: list[Ints] = []
         dones: list[Floats] = []
@@ -148,11 +147,13 @@ class Lanes:
         while ready.any():
             ahead = min(_AHEAD, -(-int((ends - at).max()) // batch))
             ratios, delays = self._services.draw(ahead)
+            used = np.zeros(lanes, dtype=np.int64)
             for i in range(ahead):
-                if self.rule.instances > 1:
+                used += ready  # in each lane the first ones: one that is not ready any more stays so
+                if self._rule.instances > 1:
                     soonest = first_of + self._free.argmin(axis=1)
                 was = free[soonest]
-                start = np.maximum(was, np.minimum(flat[at] + self.rule.wait_s, flat[at + (batch - 1)]))
+                start = np.maximum(was, np.minimum(flat[at] + self._rule.wait_s, flat[at + (batch - 1)]))
                 if delays is not None:
                     start += delays[i]
                 taken = np.minimum(keys.searchsorted(start + apart, "right"), ends)
@@ -165,6 +166,7 @@ class Lanes:
                 dones.append(done)
                 at = at + taken
                 ready = at + least <= ends
+            self._services.follow(used)
         stop = at - offset
         kept = int(stop.min())
         self._rest, self._left = rows[:, kept:-batch], end - stop
@@ -180,18 +182,19 @@ class Lanes:
         real = np.isfinite(arrivals_s)
         lanes, size = arrivals_s.shape
         ratios, delays = self._services.draw(size)
+        self._services.follow(np.full(lanes, size))
         service = ratios * self._batch_s[self._law, 1]
         if delays is not None:
             service += delays
-        arrival = np.ascontiguousarray(np.where(real, arrivals_s, 1e300).T) + self.rule.wait_s
-        if self.rule.instances == 1:
+        arrival = np.ascontiguousarray(np.where(real, arrivals_s, 1e300).T) + self._rule.wait_s
+        if self._rule.instances == 1:
             arrival[:1] = np.maximum(arrival[:1], self._free.T)
             total = np.cumsum(service, axis=0)
             done = total + np.maximum.accumulate(arrival - total + service, axis=0)
             self._free = done[-1:].T.copy() if size else self._free
         else:
             done = np.empty_like(service)
-            at, flat = np.arange(lanes) * self.rule.instances, self._free.reshape(-1)
+            at, flat = np.arange(lanes) * self._rule.instances, self._free.reshape(-1)
             for i in range(size):
                 soonest = at + self._free.argmin(axis=1)
                 done[i] = np.maximum(arrival[i], flat[soonest]) + service[i]
@@ -211,6 +214,7 @@ class _Services:
         self._count = np.repeat(counts, self._share)
         self._low = np.repeat(np.cumsum([0, *counts[:-1]]), self._share)
         self._pick = self._anew(rng.random((1, self._share)))[0]
+        self._drawn: Ints = np.empty((0, lanes), dtype=np.int64)
 
     def _anew(self, chances: Floats) -> Ints:
         """Return where runs begin, from chances of shape (m, share): the same ones for every law."""
@@ -221,19 +225,24 @@ class _Services:
         """Return the next services, float (many, lanes): their ratios and their delays, None without any."""
         chances = self._rng.random((many, self._share))
         pick = self._anew(chances) if self._restart >= 1 else self._in_runs(chances)
-        pick += self._low
+        self._drawn = pick
+        pick = pick + self._low
         return self._ratios[pick], None if self._delays is None else self._delays[pick]
 
+    def follow(self, used: Ints) -> None:
+        """Go on behind the last service drawn that each lane used, int (lanes,) of them."""
+        if self._restart < 1 and self._drawn.size:
+            last = np.take_along_axis(self._drawn, np.maximum(used - 1, 0)[None], axis=0)[0]
+            self._pick = np.where(used > 0, (last + 1) % self._count, self._pick)
+
     def _in_runs(self, chances: Floats) -> Ints:
+        """Return services that follow one another until a run is broken off; the first ones go on from the last."""
         many = chances.shape[0]
-        chances[:1] = 1.0  # the run goes on
         begins = np.tile(chances < self._restart, self._laws)
         begun = np.maximum.accumulate(np.where(begins, np.arange(many)[:, None], 0), axis=0)
         starts = np.where(begins, self._anew(np.minimum(chances / self._restart, 1 - 1e-12)), 0)
-        starts[:1] = self._pick
+        starts[:1] = np.where(begins[:1], starts[:1], self._pick)
         pick: Ints = (np.take_along_axis(starts, begun, axis=0) + np.arange(many)[:, None] - begun) % self._count
-        if many:
-            self._pick = (pick[-1] + 1) % self._count
         return pick
 
 

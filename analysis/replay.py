@@ -77,9 +77,10 @@ def _replayed(twin: Twin, traces: Sequence[Trace], paces: Sequence[float], seed:
     every = np.concatenate([lanes / pace for pace in paces])
     done = simulate(twin.rule, [twin.law] * len(paces), every, np.random.default_rng([seed, 8]))
     turn = int(np.random.default_rng([seed, 9]).integers(twin.spread_s.size))
+    number = turn + np.arange(lanes.size).reshape(lanes.shape)
     with np.errstate(invalid="ignore"):  # behind the end of a trace nothing is left of nothing
         response = [
-            left_s(twin, some, turn) - lanes / pace
+            left_s(twin, some, number) - lanes / pace
             for some, pace in zip(np.split(done, len(paces)), paces, strict=True)
         ]
     return np.stack(response).reshape(len(paces), len(traces), _REPLAYS, -1)

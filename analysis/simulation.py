@@ -6,20 +6,17 @@ alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from math import sqrt
-from operator import add
-from typing import Self
 
 import numpy as np
 
 from analysis.evidence import relaxation_s
-from analysis.queueing import Floats, Lanes, Law, Served, capacity_rps, places_of, poisson_lanes
+from analysis.queueing import Floats, Ints, Lanes, Law, Served, capacity_rps, places_of, poisson_lanes
 from analysis.twin import Twin
 
-COARSE = 80_000  # requests of a simulation that need not be exact, or more
+_COARSE = 80_000  # requests of a simulation that need not be exact, or more
 _WARM, _WARM_SINGLE = 60_000, 12_500  # requests of a lane, at most, before it is taken for settled
 _SETTLES, _LEAST_WARM = 3.0, 300  # times the queue's memory; requests
+_LEAST_BATCHES = 4  # of a lane in a round, as full ones
 _FEWEST_LANES, _FEWEST = 64, 4  # of all cases together, and of each
 _PIECE = 100_000  # requests that are simulated together, in all lanes, so that they stay in the cache
 
@@ -30,30 +27,18 @@ class Responses:
 
     Attributes:
         seconds: float (n,).
-        slow: float (lanes,).
-        counts: float (lanes,), of each lane's requests; they sum to n.
+        slow: int (lanes,).
+        counts: int (lanes,), of each lane's requests; they sum to n.
     """
 
     seconds: Floats
-    slow: Floats
-    counts: Floats
+    slow: Ints
+    counts: Ints
 
     @property
     def share(self) -> float:
         """Return p."""
         return float(self.slow.sum() / self.counts.sum())
-
-    @property
-    def error(self) -> float:
-        """Return the standard error of p, from how lanes differ."""
-        apart = self.slow - self.share * self.counts
-        lanes = self.counts.size
-        return sqrt(lanes / (lanes - 1) * float(apart @ apart)) / float(self.counts.sum())
-
-    def __add__(self, more: Self) -> Self:
-        """Return both together, of the same lanes."""
-        seconds = np.concatenate([self.seconds, more.seconds])
-        return type(self)(seconds, self.slow + more.slow, self.counts + more.counts)
 
 
 class Steady:
@@ -65,76 +50,79 @@ class Steady:
         limit_s: Up to which waits are to be settled, and above which a response is slow; seconds.
         requests: That arrive in a round in each case, at least.
         seed: Of all chances.
-
-    Attributes:
-        lanes: Of each case.
     """
 
     def __init__(
-        self, twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, requests: int, seed: int
+        self, twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, requests: int, seed: Sequence[int]
     ) -> None:
-        rate, batch = cases[0][1], twin.rule.max_batch
-        memory = rate * relaxation_s(rate, capacity_rps(twin.rule, cases[0][0]), limit_s)  # in requests
+        batch = twin.rule.max_batch
+        memory = max(rate * relaxation_s(rate, capacity_rps(twin.rule, law), limit_s) for law, rate in cases)
         warm = int(min(max(_SETTLES * memory, _LEAST_WARM), _WARM if batch > 1 else _WARM_SINGLE))
-        self._each = max(warm // 2, _LEAST_WARM) if batch > 1 else min(3 * warm, _WARM_SINGLE)
-        self.lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
+        # of batches many short lanes cost less
+        self._each = max(warm // 2, _LEAST_WARM, _LEAST_BATCHES * batch) if batch > 1 else min(3 * warm, _WARM_SINGLE)
+        self._lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
         self._twin, self._limit_s = twin, limit_s
-        self._rates = np.repeat([rate for _, rate in cases], self.lanes)[:, None]
-        services, self._arrivals, self._outside = (np.random.default_rng([seed, part]) for part in (2, 1, 3))
+        self._rates = np.repeat([rate for _, rate in cases], self._lanes)[:, None]
+        arrivals, services, spreads = (np.random.default_rng([*seed, part]) for part in range(3))
         self._queue = Lanes(twin.rule, [law for law, _ in cases], self._rates.size, services)
-        self._clock = np.zeros((self.lanes, 1))
-        for requests_each in self._pieces(warm):
-            self._serve(requests_each)
+        self._arrivals, self._clock = arrivals, np.zeros((self._lanes, 1))
+        self._replies = np.tile(spreads.integers(twin.spread_s.size, size=self._lanes), len(cases))
+        for piece in self._pieces(warm + batch):  # so many at most wait for their batch to fill
+            self._serve(piece)
 
     def more(self) -> list[Responses]:
-        """Go on for a round; return what came of each case."""
+        """Go on for a round, in lanes that each go on from where they were; return what came of each case."""
         parts = [self._told(self._serve(piece)) for piece in self._pieces(self._each)]
-        return [reduce(add, its_parts) for its_parts in zip(*parts, strict=True)]
+        return [
+            Responses(
+                np.concatenate([part.seconds for part in its_parts]), sum(part.slow for part in its_parts),
+                sum(part.counts for part in its_parts),
+            ) for its_parts in zip(*parts, strict=True)
+        ]  # fmt: skip
 
     def _pieces(self, each: int) -> list[int]:
         """Return how so many requests of a lane are divided."""
-        piece = max(_PIECE // self._rates.size, 4 * self._twin.rule.max_batch)
-        return [min(piece, each - begun) for begun in range(0, each, piece)]
+        most = max(_PIECE // self._rates.size, _LEAST_BATCHES * self._twin.rule.max_batch)
+        parts = -(-each // most)
+        return [each * (part + 1) // parts - each * part // parts for part in range(parts)]
 
     def _serve(self, each: int) -> Served:
-        unit = self._clock + poisson_lanes(self.lanes, each, self._arrivals)
+        unit = self._clock + poisson_lanes(self._lanes, each, self._arrivals)
         self._clock = unit[:, -1:]
-        return self._queue.serve(np.tile(unit, (self._rates.size // self.lanes, 1)) / self._rates)
+        return self._queue.serve(np.tile(unit, (self._rates.size // self._lanes, 1)) / self._rates)
 
     def _told(self, served: Served) -> list[Responses]:
-        """Divide what was served by case; replies are held up alike in all of them."""
-        cases = self._rates.size // self.lanes
-        cuts = np.cumsum(served.counts.reshape(cases, -1).sum(axis=1))[:-1]
-        turn = int(self._outside.integers(self._twin.spread_s.size))
-        told = []
-        for arrival, done, counts in zip(
-            np.split(served.arrival_s, cuts), np.split(served.done_s, cuts), np.split(served.counts, cases), strict=True
-        ):
-            seconds = left_s(self._twin, done, turn) - arrival
-            before = np.append(0, np.cumsum(seconds > self._limit_s))
-            ends = np.cumsum(counts)
-            slow = before[ends] - before[ends - counts]
-            told.append(Responses(seconds, slow.astype(np.float64), counts.astype(np.float64)))
-        return told
+        """Divide what was served by case; the n-th reply of a lane is held up alike in all of them."""
+        cases, counts = self._rates.size // self._lanes, served.counts
+        ends = np.cumsum(counts)
+        number = np.arange(served.done_s.size) + np.repeat(self._replies - (ends - counts), counts)
+        self._replies = self._replies + counts
+        seconds = left_s(self._twin, served.done_s, number) - served.arrival_s
+        before = np.append(0, np.cumsum(seconds > self._limit_s))
+        slow = before[ends] - before[ends - counts]
+        cuts = ends[self._lanes - 1 : -1 : self._lanes]
+        each = zip(np.split(seconds, cuts), np.split(slow, cases), np.split(counts, cases), strict=True)
+        return [Responses(*of_case) for of_case in each]
 
 
-def left_s(twin: Twin, done_s: Floats, turn: int) -> Floats:
+def left_s(twin: Twin, done_s: Floats, number: Ints) -> Floats:
     """Return when replies were received: after service, what takes time outside it, and their place in the batch.
 
     Args:
         twin: Says how much.
         done_s: End of service, seconds; neighbours that are equal are of one batch.
-        turn: Which of the spreads seen comes first.
+        number: As `done_s`, not negative: which of the delays seen each reply has; they come round again.
     """
     received: Floats = done_s + twin.delay_s
     if twin.rule.max_batch > 1:
         received += twin.place_s[np.minimum(places_of(done_s), twin.place_s.size - 1)]
         if twin.spread_s.any():
-            turns = np.arange(turn, turn + received.size) % twin.spread_s.size
-            received += twin.spread_s[turns].reshape(received.shape)
+            received += twin.spread_s[number % twin.spread_s.size]
     return received
 
 
-def steady_responses(twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, seed: int) -> list[Responses]:
+def steady_responses(
+    twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, seed: Sequence[int], requests: int = _COARSE
+) -> list[Responses]:
     """Simulate the settled server once, not very exactly: laws at rates, on the same chances."""
-    return Steady(twin, cases, limit_s, COARSE, seed).more()
+    return Steady(twin, cases, limit_s, requests, seed).more()

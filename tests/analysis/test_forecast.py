@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from analysis import SLA
-from analysis.forecast import Forecast, crossing, forecast
-from analysis.queueing import Rule
+from analysis.doubt import FLOOR
+from analysis.forecast import Forecast, _pooled, _Stand, crossing, forecast
+from analysis.queueing import Rule, poisson_lanes, simulate
 from analysis.reconstruct import Trace
 from analysis.replay import replay
 from analysis.simulation import Responses, Steady, steady_responses
@@ -37,7 +38,7 @@ def found(twin: Twin, sla: str, seed: int = 1) -> Forecast:
 
 def settled(twin: Twin, rate_rps: float, limit_s: float) -> float:
     """Return the share of requests slower than a limit once the server has settled."""
-    (responses,) = steady_responses(twin, [(twin.law, rate_rps)], limit_s, 1)
+    (responses,) = steady_responses(twin, [(twin.law, rate_rps)], limit_s, [1])
     return responses.share
 
 
@@ -59,13 +60,17 @@ def test_batching_servers_cross_where_another_simulator_has_them_cross(server: S
     assert (result.rare, result.below, result.above) == (0, 0.0, 0.0)
     limit_s = SLA.parse(sla).limit_s
     assert result.quantiles[-1][:2] == (0.99, limit_s)
-    _, median_s, _ = result.quantiles[0]
-    slower = shares(server, SLA.parse(f"p50<{median_s:.6f}s"), result.rate_rps, 1_500_000, 5).mean()
-    assert slower == pytest.approx(0.5, abs=0.03)
+    _, median_s, sd = result.quantiles[0]
+    assert sd < 0.05
+    more, fewer = (
+        shares(server, SLA.parse(f"p50<{median_s * exp(times * sd):.6f}s"), result.rate_rps, 1_500_000, 5).mean()
+        for times in (-3, 3)
+    )
+    assert fewer < 0.5 < more
 
 
 def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the rate stays at the highest that is asked, and more simulations say no more: six pairs are enough."""
+    """There the rate stays at the highest that is asked, and more simulations say no more: four pairs are enough."""
     counted = []
 
     class Counted(Steady):
@@ -78,7 +83,7 @@ def test_a_server_that_holds_the_sla_up_to_its_capacity_is_known_at_once(monkeyp
     result = forecast(twin, SLA.parse("p99<200ms"), 1, 0.99)
     assert result is not None
     assert result.rate_rps == pytest.approx(twin.capacity_rps, rel=0.005)
-    assert 0 < len(counted) <= 6
+    assert len(counted) == 4
 
 
 def test_cases_are_simulated_on_the_same_chances_and_go_on_from_where_they_were() -> None:
@@ -86,7 +91,7 @@ def test_cases_are_simulated_on_the_same_chances_and_go_on_from_where_they_were(
     for server, limit_s in ((GPU, 0.03), (replace(GPU, batch=1, t1_s=0.0, instances=3), 0.012)):
         twin = batching(server)
         low, high = (twin.law, 0.8 * twin.capacity_rps), (twin.law, 0.95 * twin.capacity_rps)
-        steady = Steady(twin, [low, low, high], limit_s, 20_000, 3)
+        steady = Steady(twin, [low, low, high], limit_s, 20_000, [3])
         rounds = [steady.more() for _ in range(2)]
         for one, same, other in rounds:
             assert np.array_equal(one.seconds, same.seconds)
@@ -96,15 +101,51 @@ def test_cases_are_simulated_on_the_same_chances_and_go_on_from_where_they_were(
         assert not np.array_equal(rounds[0][0].seconds[:1000], rounds[1][0].seconds[:1000])
 
 
-def test_the_error_of_a_share_is_how_it_scatters() -> None:
-    """Over 40 seeds the shares of slow responses scatter as their own errors say, within a third."""
-    shares, errors = zip(
-        *((one.share, one.error) for seed in range(40) for one in steady_responses(
-            EXPONENTIAL, [(EXPONENTIAL.law, 54.0)], 0.1, seed
-        )), strict=True
-    )  # fmt: skip
-    assert np.mean(shares) == pytest.approx(exp(-0.1 * (100 - 54)), rel=0.05)
-    assert np.std(shares) == pytest.approx(np.mean(errors), rel=0.35)
+@pytest.mark.parametrize("server", [replace(GPU, t0_s=0.05, batch=1024), replace(GPU, batch=300, wait_s=0.0)])
+def test_batches_may_be_larger_than_what_a_lane_is_asked_for(server: Server) -> None:
+    """At a low load, too, a round serves every lane, and what it was warmed up with is not in it."""
+    twin = batching(server)
+    for load in (0.02, 0.9):
+        (responses,) = steady_responses(twin, [(twin.law, load * twin.capacity_rps)], 1.0, [1])
+        assert (responses.counts > 0).all()
+        assert 0 <= responses.share <= 1
+
+
+def test_services_that_follow_one_another_do_so_however_the_simulation_is_cut() -> None:
+    """Half of the services are twice as long, in spells: slow ones are neither cut short nor drawn out.
+
+    The share of slow responses is that of long runs in one go, within four standard errors, whether the lanes are few
+    or many, of which the first that cannot fill a batch is done early.
+    """
+    spells = np.repeat(np.where(np.random.default_rng(5).random(400) < 0.5, 1.4, 0.7), 20)
+    rule, table = Rule(max_batch=32, wait_s=0.005), [0.002 + 0.0005 * b for b in range(1, 33)]
+    twin = known(rule, table, mean_one(spells))
+    twin = replace(twin, law=replace(twin.law, restart=0.05))
+    rate, limit_s = 0.85 * twin.capacity_rps, 0.06
+    arrivals = poisson_lanes(200, 12_000, np.random.default_rng(1)) / rate
+    done = simulate(rule, [twin.law], arrivals, np.random.default_rng(2))
+    long = ((done - arrivals)[:, 2000:-32] > limit_s).mean(axis=1)
+    for requests in (20_000, 400_000):
+        steady = Steady(twin, [(twin.law, rate)], limit_s, requests, [3])
+        rounds = [steady.more()[0] for _ in range(8)]
+        lanes = np.sum([one.slow for one in rounds], axis=0) / np.sum([one.counts for one in rounds], axis=0)
+        error = (long.var() / long.size + lanes.var() / lanes.size) ** 0.5
+        assert long.mean() > 0.05
+        assert abs(lanes.mean() - long.mean()) < 4 * error
+
+
+def test_the_error_of_the_place_is_how_it_scatters() -> None:
+    """Of M/M/1 at 98 % of its capacity, whose queue outlives a round: over 24 seeds, within half."""
+    places, errors = [], []
+    for seed in range(24):
+        stand = _Stand(EXPONENTIAL, SLA.parse("p90<1s"), log(0.977 / 0.023), [seed])
+        for _ in range(6):
+            stand.go_on()
+        moved, _, error = _pooled([stand], stand.y, 0.1)
+        places.append(moved)
+        errors.append(error)
+    assert np.std(places) == pytest.approx(np.mean(errors), rel=0.5)
+    assert np.mean(places) == pytest.approx(0.0, abs=0.05)  # p90 of M/M/1 is ln 10 / (mu - lambda)
 
 
 def test_a_low_rate_that_fails_too_is_not_the_answer() -> None:
@@ -176,7 +217,7 @@ def test_a_trend_is_part_of_the_doubt_and_a_known_load_leads_to_the_same_place()
     assert led is not None
     assert led.rate_rps == pytest.approx(plain.rate_rps, rel=0.01)
     assert led.sd == pytest.approx((plain.sd**2 + 0.03**2) ** 0.5, rel=0.05)
-    assert led.lately == pytest.approx(plain.lately, rel=0.3)
+    assert led.lately == pytest.approx(plain.lately, rel=0.3, abs=0.5 * FLOOR)  # so exactly it is asked for
 
 
 @pytest.fixture(scope="module")
