@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import msgspec
+
 from loadgen.server import tensors
 from loadgen.server.job import RefusedError
 from loadgen.server.model_config import DATATYPES, ModelConfig, TensorSpec
@@ -46,23 +48,19 @@ def _bad(sentence: str) -> NoReturn:
     raise RefusedError(400, sentence)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODE = json.JSONDecoder(parse_constant=_refuse_constant).decode  # NaN and Infinity are no JSON
-_ENCODE = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 def parse_json(body: bytes | memoryview) -> Any:
     """Read JSON.
 
     Raises:
-        RefusedError: It is none.
+        RefusedError: It is none, or has a number or a text that nothing here can hold.
     """
     try:
-        return _DECODE(str(body, "utf-8"))
-    except (ValueError, RecursionError):
+        return _decode(body)
+    except (msgspec.DecodeError, RecursionError):
         return _bad("failed to parse the request JSON buffer: The body is not JSON.")
 
 
@@ -73,11 +71,14 @@ def dump_json(value: Any) -> bytes:
         RefusedError: It holds what JSON cannot.
     """
     try:
-        return _ENCODE(value).encode()
+        body = _encode(value)
+        if b"null" in body:  # what is no number is written so, too
+            json.dumps(value, allow_nan=False)
     except ValueError:
         return _bad("an output has an element that is no number, which JSON cannot hold: ask for binary data")
     except RecursionError:
         return _bad("the body is nested too deep")
+    return body
 
 
 def parse_infer(body: bytes, header_length: bytes | None, config: ModelConfig) -> Infer:
@@ -172,8 +173,13 @@ def _input(
 
 
 def _checked_shape(name: str, shape: Any, spec: TensorSpec, config: ModelConfig) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+    if not isinstance(shape, list):
         _bad(f"the shape of input '{name}' must be a list of whole numbers")
+    elements = 1
+    for dim in shape:
+        if type(dim) is not int or dim < 0:
+            _bad(f"the shape of input '{name}' must be a list of whole numbers")
+        elements *= dim
     own = shape
     if config.max_batch_size:
         if not shape or shape[0] < 1:
@@ -184,16 +190,12 @@ def _checked_shape(name: str, shape: Any, spec: TensorSpec, config: ModelConfig)
                 f"{shape[0]}"
             )
         own = shape[1:]
-    is_right = len(own) == len(spec.dims) and all(want in (-1, dim) for want, dim in zip(spec.dims, own, strict=False))
-    if not is_right:
+    if not _fits(own, spec.dims):
         expected = [-1, *spec.dims] if config.max_batch_size else list(spec.dims)
         _bad(
             f"unexpected shape for input '{name}' for model '{config.name}'. Expected "
             f"[{','.join(map(str, expected))}], got [{','.join(map(str, shape))}]"
         )
-    elements = 1
-    for dim in shape:
-        elements *= dim
     if elements > _MOST_ELEMENTS:
         _bad(f"the shape of input '{name}' has more than {_MOST_ELEMENTS} elements")
     return tuple(shape)
@@ -286,5 +288,14 @@ def echo(inputs: Mapping[str, Tensor], rows: int, config: ModelConfig) -> list[T
 
 
 def _agrees(source: Tensor, spec: TensorSpec, config: ModelConfig) -> bool:
-    shape = source.shape[1:] if config.max_batch_size else source.shape
-    return len(shape) == len(spec.dims) and all(a in (-1, b) for a, b in zip(spec.dims, shape, strict=True))
+    return _fits(source.shape[1:] if config.max_batch_size else source.shape, spec.dims)
+
+
+def _fits(shape: Sequence[int], dims: Sequence[int]) -> bool:
+    """Say that a shape is what a model takes, where -1 is any size."""
+    if len(shape) != len(dims):
+        return False
+    for own, dim in zip(shape, dims, strict=True):  # noqa: SIM110 (runs twice a request; a generator costs as much as the rest)
+        if dim not in (-1, own):
+            return False
+    return True
