@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import msgspec
-
 from loadgen.server import tensors
 from loadgen.server.job import RefusedError
 from loadgen.server.model_config import DATATYPES, ModelConfig, TensorSpec
@@ -48,19 +46,23 @@ def _bad(sentence: str) -> NoReturn:
     raise RefusedError(400, sentence)
 
 
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODE = json.JSONDecoder(parse_constant=_refuse_constant).decode  # NaN and Infinity are no JSON
+_ENCODE = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def parse_json(body: bytes | memoryview) -> Any:
     """Read JSON.
 
     Raises:
-        RefusedError: It is none, or has a number or a text that nothing here can hold.
+        RefusedError: It is none.
     """
     try:
-        return _decode(body)
-    except (msgspec.DecodeError, RecursionError):
+        return _DECODE(str(body, "utf-8"))
+    except (ValueError, RecursionError):
         return _bad("failed to parse the request JSON buffer: The body is not JSON.")
 
 
@@ -71,14 +73,11 @@ def dump_json(value: Any) -> bytes:
         RefusedError: It holds what JSON cannot.
     """
     try:
-        body = _encode(value)
-        if b"null" in body:  # what is no number is written so, too
-            json.dumps(value, allow_nan=False)
+        return _ENCODE(value).encode()
     except ValueError:
         return _bad("an output has an element that is no number, which JSON cannot hold: ask for binary data")
     except RecursionError:
         return _bad("the body is nested too deep")
-    return body
 
 
 def parse_infer(body: bytes, header_length: bytes | None, config: ModelConfig) -> Infer:
