@@ -59,6 +59,13 @@ def test_infer_answers_json(served: Served) -> None:
     }  # fmt: skip
 
 
+def test_the_elements_of_a_shape_are_counted_only_once_it_fits() -> None:
+    """200,000 dimensions are refused for being as many: their product alone would keep the server busy for minutes."""
+    body = json.dumps({"inputs": [A | {"shape": [1, *[10**18] * 200_000]}]}).encode()
+    with pytest.raises(RefusedError, match="unexpected shape"):
+        kserve.parse_infer(body, None, ONE)
+
+
 def test_infer_takes_nested_data_and_several_rows(served: Served) -> None:
     """Data may be nested as its shape is; rows of one request share a batch, which the statistics count."""
     nested = {**A, "shape": [2, 4], "data": [[1, 2, 3, 4], [5, 6, 7, 8]]}
