@@ -19,9 +19,10 @@ from analysis.step import Outcome, StepResult
 
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS, _MANY_RUNS = 6, 20
-_AS_MANY = 0.75
+_AS_MANY = 0.95
 _SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
+_TOGETHER, _ALONE = 0.8, 0.1  # that lie in one or several at once, which of any lengths half may; of them in one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,10 +98,10 @@ class Services:
 def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
     """Return suppositions, likeliest first: the largest batch, and up to which gap (s) completions may belong together.
 
-    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length. For each length
-    the smallest gap comes first that leaves nearly as many requests in runs of it as any, and then larger ones: smaller
-    gaps tear a batch apart whose replies were held up, larger ones join batches, which at lower load follow one another
-    faster. Batches of one, with a gap of 0, come last.
+    In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length, or of a few of
+    them where several instances reply at once. For each length the smallest gap comes first that leaves nearly as many
+    requests in runs of it as any, and then larger ones: smaller gaps tear a batch apart whose replies were held up,
+    larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
     """
     found: dict[int, list[tuple[float, float]]] = {}
     for gap in _gap_candidates(traces):
@@ -115,10 +116,12 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
         whole = (length > 1) & (count >= _LEAST_RUNS)
         if not whole.any():
             continue
-        held = np.where(whole, length * count, 0)
-        share = float(held.max() / sizes.sum())
+        held = length * count / sizes.sum()
+        together = np.array([held[length % one == 0].sum() for one in length])  # by several instances at once
+        shares = np.where((together > _TOGETHER) & (held > _ALONE), together, held) * whole
+        share = float(shares.max())
         if share > _REGULAR:
-            found.setdefault(int(length[held.argmax()]), []).append((share, gap))
+            found.setdefault(int(length[shares.argmax()]), []).append((share, gap))
     likely = sorted(found, key=lambda batch: -max(found[batch])[0])[:_SUPPOSITIONS]
     return [*((batch, _good(found[batch])) for batch in likely), (1, [0.0])]
 
