@@ -14,7 +14,7 @@ from analysis.estimate import Estimate
 from analysis.forecast import Forecast, forecast
 from analysis.operating_point import ClosedAnswer, ServerModel
 from analysis.reconstruct import Trace
-from analysis.replay import Check, replay
+from analysis.replay import Check, Tally, replay, unexplained
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
 from analysis.twin import Twin, fit
@@ -61,6 +61,7 @@ class TwinEstimator:
     seconds: float = 0.0
     crossings: dict[str, Crossing] = field(default_factory=dict)
     _traces: list[Trace] = field(default_factory=list)
+    _tallies: list[Tally] = field(default_factory=list)
     _strikes: int = 0
     _fitted: float = 0.0  # seconds of steps at the last fit
 
@@ -105,6 +106,8 @@ class TwinEstimator:
                 self.give_up("requests failed")
             return
         self._traces.append(Trace.of(result, overload=overload))
+        if not overload:
+            self._tallies.append(Tally.of(result, self.slas))
         self.seconds += result.offered_span_s
         while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
             largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
@@ -171,10 +174,15 @@ class TwinEstimator:
         if check.misfit > max(_MISFIT, _MISFIT_OF_SD * tightest.sd):
             return f"replaying the same arrivals it is wrong by {100 * check.misfit:.1f} %", False
         for name, found in forecasts.items():
-            if contradicts(found, check, counted.get(name)):
+            if contradicts(found, check, counted.get(name)) or self._unexplained(fitted, name, found, check, seed):
                 return "counting violations contradicts it", False
         self.twin, self.forecasts, self.check = fitted, forecasts, check
         return None, False
+
+    def _unexplained(self, twin: Twin, name: str, found: Forecast, check: Check, seed: int) -> bool:
+        sla = next(sla for sla in self.slas if str(sla) == name)
+        sd = hypot(found.sd, check.misfit, found.below)
+        return unexplained(twin, self._tallies, sla, found.rate_rps, sd, seed)
 
     def _contradicted(self, counted: dict[str, Crossing]) -> bool:
         """Say that counting violations has come to deny what the last fit answers."""

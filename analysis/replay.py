@@ -1,14 +1,21 @@
-"""Whether the twin explains what was seen: it is run on the very arrivals of the steps, and the tails are compared."""
+"""Whether the twin explains what was seen: it is run on the very arrivals of the steps, and the tails are compared.
+
+That takes the beginnings of a few steps. How many requests of all steps were slow is held against it as well.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import exp, log, sqrt
+from typing import Self
 
 import numpy as np
 
+from analysis.evidence import relaxation_s
 from analysis.queueing import Floats, simulate
 from analysis.reconstruct import Trace
-from analysis.simulation import left_s
+from analysis.simulation import left_s, steady_responses
+from analysis.sla import SLA
+from analysis.step import StepResult
 from analysis.twin import Twin
 
 _REPLAYS = 12
@@ -17,6 +24,34 @@ _CHECKED = (10.0, 3.0, 1.0)  # times the allowed share: p90, p97 and p99 for p99
 _LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
 _REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
 _SETTLES = 0.995  # of the capacity
+_BELOW = 0.97  # of the twin's rate: nearer to it chance makes a step slow
+_MATERIAL = 0.25  # of the allowed share: fewer slow requests do not move the answer
+_SURELY, _CLUSTERS, _RAISED = 5.0, 3.0, 2.0  # standard deviations; clusters of slow requests; sd of the rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Count the slow requests of a step, all of them.
+
+    Attributes:
+        rate_rps: Asked arrival rate.
+        start_s: Of the step, on the run's clock.
+        requests: That were sent.
+        slow: Of these, by the SLA's text, that violated it.
+    """
+
+    rate_rps: float
+    start_s: float
+    requests: int
+    slow: dict[str, int]
+
+    @classmethod
+    def of(cls, result: StepResult, slas: Sequence[SLA]) -> Self:
+        """Count a step's."""
+        return cls(
+            rate_rps=float(result.step.rate_rps or 0.0), start_s=result.start_ns / 1e9, requests=result.offered,
+            slow={str(sla): int(result.violations(sla.limit_ns).sum()) for sla in slas},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,3 +142,33 @@ def _compare(
         misfit=sqrt(float(excess.mean())), quantiles=tuple(table), explained=max(0.0, explained),
         rate_rps=float(np.mean([trace.rate_rps for trace in near])),
     )  # fmt: skip
+
+
+def unexplained(twin: Twin, tallies: Sequence[Tally], sla: SLA, rate_rps: float, sd: float, seed: int) -> bool:
+    """Say that surely more requests were slow in steps below the twin's rate than it says, and enough to matter.
+
+    Steps of a server that is slow for whole stretches of time show it so, also where services were lost from memory.
+    Slow requests come in clusters of a relaxation time, so that their number n has a variance of n clusters.
+
+    Args:
+        twin: The fitted server.
+        tallies: Of the steps that did not overload.
+        sla: Gives the limit and what is allowed.
+        rate_rps: Where the twin puts the crossing.
+        sd: Of its logarithm.
+        seed: Of the simulations.
+    """
+    top, name = twin.capacity_rps, str(sla)
+    told = [t for t in tallies if t.rate_rps < _BELOW * rate_rps and (twin.since_s is None or t.start_s > twin.since_s)]
+    slow, requests = sum(t.slow[name] for t in told), sum(t.requests for t in told)
+    if slow <= _MATERIAL * sla.violation_share * requests:
+        return False
+    expected = variance = cluster = 0.0
+    for rate in {t.rate_rps for t in told}:
+        raised = min(rate * exp(_RAISED * sd), rate_rps)
+        each = steady_responses(twin, [(twin.law, rate), (twin.law, raised)], sla.limit_s, [seed, 12])
+        likely = sum(t.requests for t in told if t.rate_rps == rate) * max(responses.share for responses in each)
+        size = max(rate * relaxation_s(rate, top, sla.limit_s), 1.0)
+        expected, variance, cluster = expected + likely, variance + likely * size, max(cluster, size)
+    more = slow - expected - _SURELY * sqrt(variance) - _CLUSTERS * cluster
+    return more > 0 and slow - expected > _MATERIAL * sla.violation_share * requests
