@@ -19,7 +19,6 @@ FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _LAWS = 16  # that are resampled
 _RESAMPLED, _ROUNDS = 400_000, 8  # requests of a round of all resamples, rounds
 _EXACTLY = 160_000  # requests of a simulation that is compared with others
-_BLOCK = 25  # services that are resampled together
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
 _FEW = 60  # rare delays: more are known well enough by resampling
 _TELLING = 0.15  # share of the violations that rare delays make up before their number matters
@@ -34,7 +33,7 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
     And those of the logarithms of p50, p95 and p99 there.
     """
     rng = np.random.default_rng([seed, 4])
-    laws = [_ordered(relaw(twin, _resample(twin.services, rng))) for _ in range(_LAWS)]
+    laws = [_ordered(relaw(twin, _resample(twin.services, twin.run, rng))) for _ in range(_LAWS)]
     tops = np.array([capacity_rps(twin.rule, law) for law in laws])
     scale = tops / twin.capacity_rps
     alpha = sla.violation_share
@@ -57,14 +56,19 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
 
 
 def _ordered(law: Law) -> Law:
-    """Return a law with its services in order of length: one random number then gives like services from every law."""
+    """Return a law with its services in order of length: one random number then gives like services from every law.
+
+    Not where services depend on one another for long: their order matters.
+    """
+    if law.restart < 1:
+        return law
     order = np.lexsort((law.delays_s, law.ratios))
     return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
 
 
-def _resample(count: int, rng: np.random.Generator) -> Ints:
-    """Return indices of as many services, drawn in blocks."""
-    block = max(1, min(_BLOCK, count // 8))
+def _resample(count: int, run: int, rng: np.random.Generator) -> Ints:
+    """Return indices of as many services, drawn in blocks of a run."""
+    block = max(1, min(run, count // 8))
     starts = rng.integers(0, count - block + 1, -(-count // block))
     index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
     return index

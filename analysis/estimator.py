@@ -1,7 +1,7 @@
 """The primary estimator: keeps the steps' times, fits the twin to them, and says what it answers or why it does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
 from typing import Self
 
@@ -13,11 +13,12 @@ from analysis.closed_twin import closed_answer
 from analysis.estimate import Estimate
 from analysis.forecast import Forecast, forecast
 from analysis.operating_point import ClosedAnswer, ServerModel
+from analysis.pace import SPELLS, Seconds, spells
 from analysis.reconstruct import Trace
 from analysis.replay import Check, Tally, replay, unexplained
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
-from analysis.twin import Twin, fit
+from analysis.twin import IN_SPELLS, Twin, fit, pace
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
 _MOST_REQUESTS = 250_000
@@ -62,6 +63,7 @@ class TwinEstimator:
     crossings: dict[str, Crossing] = field(default_factory=dict)
     _traces: list[Trace] = field(default_factory=list)
     _tallies: list[Tally] = field(default_factory=list)
+    _paces: list[Seconds] = field(default_factory=list)  # of the steps since a twin of this rule is believed
     _strikes: int = 0
     _fitted: float = 0.0  # seconds of steps at the last fit
 
@@ -108,6 +110,8 @@ class TwinEstimator:
         self._traces.append(Trace.of(result, overload=overload))
         if not overload:
             self._tallies.append(Tally.of(result, self.slas))
+            seen = pace(self.twin, self._traces[-1]) if self.twin is not None else None
+            self._paces += [seen] if seen is not None else []
         self.seconds += result.offered_span_s
         while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
             largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
@@ -159,6 +163,10 @@ class TwinEstimator:
             return "the fitted server completes more or less in overload than was measured", True
         if not fitted.enough:
             return "too few services were seen yet", False
+        if self.twin is not None and replace(self.twin.rule, wait_s=0.0) != replace(fitted.rule, wait_s=0.0):
+            self._paces.clear()
+        if spells(self._paces, fitted.since_s) > SPELLS:
+            return IN_SPELLS, True
         forecasts = {}
         for sla in self.slas:
             load = self._load(str(sla), counted, capacity)
@@ -182,7 +190,7 @@ class TwinEstimator:
     def _unexplained(self, twin: Twin, name: str, found: Forecast, check: Check, seed: int) -> bool:
         sla = next(sla for sla in self.slas if str(sla) == name)
         sd = hypot(found.sd, check.misfit, found.below)
-        return unexplained(twin, self._tallies, sla, found.rate_rps, sd, seed)
+        return unexplained(twin, self._tallies, sla, rate_rps=found.rate_rps, sd=sd, seed=seed)
 
     def _contradicted(self, counted: dict[str, Crossing]) -> bool:
         """Say that counting violations has come to deny what the last fit answers."""

@@ -144,7 +144,7 @@ def _compare(
     )  # fmt: skip
 
 
-def unexplained(twin: Twin, tallies: Sequence[Tally], sla: SLA, rate_rps: float, sd: float, seed: int) -> bool:
+def unexplained(twin: Twin, tallies: Sequence[Tally], sla: SLA, *, rate_rps: float, sd: float, seed: int) -> bool:
     """Say that surely more requests were slow in steps below the twin's rate than it says, and enough to matter.
 
     Steps of a server that is slow for whole stretches of time show it so, also where services were lost from memory.

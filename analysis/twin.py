@@ -11,8 +11,8 @@ from math import hypot, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from analysis.pace import SPELL_S, SPELLS, Seconds, spells, stationary, usual
 from analysis.queueing import Floats, Ints, Law, Rule, capacity_rps, places_of
 from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 
@@ -32,12 +32,9 @@ _LEAST_WAITED = 0.3
 _BATCH_OFF = 0.1  # of the logarithm of the mean batch
 _CORRELATED = 0.15
 _RUNS, _FEWEST_RUNS, _RELATED_Z = (2, 5, 25), 10, 3.0  # services; runs; of the variance of their means
-_BLOCK_S = 2.0
 _POOL = 50_000
-_FEWEST_BLOCKS, _SURELY = 8, 0.999
-_SPELL_S, _SPELLS = 1.0, 0.04  # length, and standard deviation of the means of such lengths beyond chance
-_FAR, _RARE = 6.0, 0.01  # robust standard deviations; share of the services
-_CHANGE_Z, _TREND_Z, _CHANGE, _USUAL_DRIFT = 4.5, 3.3, 0.004, 0.02
+_RUN = 25  # services that are resampled together, where none depend on one another for longer
+IN_SPELLS = "the server is slower for whole stretches of time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,12 +47,14 @@ class Twin:
         base_s: Service time of a batch of b is base_s + per_item_s * b on average.
         per_item_s: See `base_s`.
         cv: Coefficient of variation of the ratios.
+        gap_s: Completions further apart are of different batches; 0 with batches of one.
         delay_s: J.
         place_s: float (max_batch,), mean delay of a reply after the first of its batch, by its place in it.
         spread_s: float (m,), what that leaves of each reply's delay, a pool to draw from.
         sizes: int (k,), of the batches that the law rests on.
         service_s: float (k,), their service times.
         dates_s: float (k,), when each of the law's services began, on the run's clock.
+        run: Services that may depend on one another.
         drift: Relative size of a change that was found in the service times and cut off; 0 without.
         trend: Relative doubt that a change which cannot be cut off and slower stretches leave, a standard deviation.
         since_s: Services before this time, on the run's clock, were left out; None where nothing was.
@@ -66,12 +65,14 @@ class Twin:
     base_s: float
     per_item_s: float
     cv: float
+    gap_s: float
     delay_s: float
     place_s: Floats
     spread_s: Floats
     sizes: Ints
     service_s: Floats
     dates_s: Floats
+    run: int
     drift: float = 0.0
     trend: float = 0.0
     since_s: float | None = None
@@ -378,29 +379,45 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     service = np.concatenate([part.service_s for part in parts])
     delays = np.concatenate([part.delay_s for part in parts])
     mean, _, _ = _batch_s(sizes, service, batch)
-    begin, change, trend = _stationary(dates, _without_pauses(service / mean[sizes]))
+    ratios = service / mean[sizes]
+    begin, change, trend = stationary(dates, np.clip(ratios, *usual(ratios)))
     sizes, service, delays, dates = sizes[begin:], service[begin:], delays[begin:], dates[begin:]
-    spells, blocks = _spells(dates, _without_pauses(service / mean[sizes]))
-    if spells > _SPELLS:
-        return "the server is slower for whole stretches of time"
+    seconds = Seconds.of(dates, np.clip(ratios[begin:], *usual(ratios[begin:])))
+    uneven = spells([seconds])
+    if uneven > SPELLS:
+        return IN_SPELLS
     mean, base, per_item = _batch_s(sizes, service, batch)
     ratios = np.maximum(service, 0.0) / mean[sizes]
     spread = np.concatenate([part.spread_s for part in parts])
     places = np.concatenate([places_of(np.repeat(part.first, part.size)) for part in parts])
     place = np.bincount(places, weights=spread, minlength=batch) / np.maximum(np.bincount(places, minlength=batch), 1)
+    run = max(_RUN, int(SPELL_S * sizes.size / seconds.counts.size)) if uneven else _RUN
+    restart = min(_restart(ratios), 1 / run) if uneven else _restart(ratios)
     return Twin(
-        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=_restart(ratios)),
-        base_s=base, per_item_s=per_item, cv=float(ratios.std()), delay_s=found.delay_s, sizes=sizes, service_s=service,
-        dates_s=dates, place_s=place, spread_s=(spread - place[places])[-_POOL:], drift=change,
-        trend=hypot(trend, spells / max(1, blocks) ** 0.5), since_s=float(dates[0]) if begin else None,
+        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=restart), run=run,
+        base_s=base, per_item_s=per_item, cv=float(ratios.std()), gap_s=found.gap_s, delay_s=found.delay_s,
+        sizes=sizes, service_s=service, dates_s=dates, place_s=place, spread_s=(spread - place[places])[-_POOL:],
+        drift=change, trend=hypot(trend, uneven / seconds.counts.size**0.5),
+        since_s=float(dates[0]) if begin else None,
     )  # fmt: skip
+
+
+def pace(twin: Twin, trace: Trace) -> Seconds | None:
+    """Return how long the services of a step took, as the twin sees them; None of a step that it knows nothing of."""
+    part = reconstruct(trace, twin.rule, twin.gap_s, twin.delay_s)
+    if not part.size.size:
+        return None
+    ratios = part.service_s / twin.law.batch_s[part.size]
+    return Seconds.of(trace.start_s + part.start_s, np.clip(ratios, *usual(twin.law.ratios)))
 
 
 def relaw(twin: Twin, index: Ints) -> Law:
     """Return the law that a selection of the services gives, t(b) fitted anew."""
     sizes, service = twin.sizes[index], twin.service_s[index]
     mean, _, _ = _batch_s(sizes, service, twin.rule.max_batch)
-    return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=twin.law.delays_s[index])
+    restart = 1.0 if twin.run <= _RUN else twin.law.restart
+    delays = twin.law.delays_s[index]
+    return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=delays, restart=restart)
 
 
 def _restart(ratios: Floats) -> float:
@@ -419,98 +436,3 @@ def _restart(ratios: Floats) -> float:
         if count >= _FEWEST_RUNS and abs(beyond) * sqrt(count / 2) > _RELATED_Z:
             return float(clipped.size ** (-1 / 3))
     return 1.0
-
-
-def _without_pauses(ratios: Floats) -> Floats:
-    """Draw in what lies far outside, at most one service in a hundred: a rare pause is no change of the server.
-
-    More are no pauses but a class of requests, or a spell of which they must show how slow it is.
-    """
-    middle = float(np.median(ratios))
-    reach = _FAR * max(float(stats.median_abs_deviation(ratios, scale="normal")), 0.01)
-    reach = max(reach, float(np.quantile(np.abs(ratios - middle), 1 - _RARE)))
-    return np.clip(ratios, middle - reach, middle + reach)
-
-
-def _spells(dates_s: Floats, ratios: Floats) -> tuple[float, int]:
-    """Return by how much means over a second scatter beyond chance, as a standard deviation, and their number."""
-    number = np.floor((dates_s - dates_s[0]) / _SPELL_S).astype(np.int64)
-    edges = np.flatnonzero(np.diff(number, prepend=-1))
-    counts = np.diff(np.append(edges, ratios.size))
-    if edges.size < _FEWEST_BLOCKS or ratios.size < 2 * edges.size:
-        return 0.0, edges.size
-    means = np.add.reduceat(ratios, edges) / counts
-    within = float(((ratios - np.repeat(means, counts)) ** 2).sum()) / (ratios.size - edges.size)
-    centre = float(np.average(means, weights=counts))
-    excess = float((counts * (means - centre) ** 2).sum()) / (edges.size - 1) / max(within, 1e-12)
-    if excess < stats.chi2.ppf(_SURELY, edges.size - 1) / (edges.size - 1):
-        return 0.0, edges.size
-    return sqrt((excess - 1) * within / float(counts.mean())), edges.size
-
-
-def _stationary(dates_s: Floats, ratios: Floats) -> tuple[int, float, float]:
-    """Return from which service on the ratios show no change, the size of the last change cut off, and of a trend left.
-
-    Block means over about two seconds are split where their means differ most, by a t statistic; the earlier part goes
-    while that is above 4.5 and 0.4 %. A trend above 3.3 standard errors of its slope, or what may be left of one after
-    a cut, cannot be cut off: it is given as the change over the whole time seen, for as much may be still to come. Of a
-    lesser one it is the less the better chance explains it, and the less a drift of some 2 % would be seen at all.
-    """
-    begin, change = 0, 0.0
-    for _ in range(4):
-        edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
-        if means.size < 6:
-            break
-        cut, z, difference = _split(means, weights, float(ratios[begin:].var()))
-        if abs(z) < _CHANGE_Z or abs(difference) < _CHANGE:
-            break
-        change = difference
-        begin += int(edges[cut])
-    edges, means, weights = _blocks(dates_s[begin:], ratios[begin:])
-    if means.size < 4:
-        return begin, change, abs(change)
-    dates = dates_s[begin:][edges]
-    at = dates - np.average(dates, weights=weights)
-    apart = means - np.average(means, weights=weights)
-    spread = float(weights @ at**2)
-    slope = float(weights @ (at * apart)) / spread
-    residual = float(weights @ (apart - slope * at) ** 2) / (means.size - 2)
-    per_weight = max(residual, float(ratios[begin:].var()))
-    error, seen = (per_weight / spread) ** 0.5, float(dates_s[-1] - dates_s[0])
-    if change:  # what has changed is taken to go on changing as fast as the rest allows
-        return begin, change, (abs(slope) + error) * seen
-    trend, blur = abs(slope) * seen, max(error * seen, 1e-12)
-    if trend > _TREND_Z * blur and trend > _CHANGE:
-        return begin, change, trend
-    return begin, change, trend * trend**2 / (trend**2 + 2 * blur**2) * _USUAL_DRIFT**2 / (_USUAL_DRIFT**2 + blur**2)
-
-
-def _blocks(dates_s: Floats, ratios: Floats) -> tuple[Ints, Floats, Floats]:
-    """Return where blocks begin, their means and their numbers of services; at least 20 services and 2 s each."""
-    gaps = np.diff(dates_s, prepend=dates_s[:1])
-    busy = np.cumsum(np.clip(gaps, 0.0, 0.5))
-    length = max(_BLOCK_S, float(busy[-1]) / 60, 20 * float(busy[-1]) / max(1, dates_s.size))
-    number = (busy / length).astype(np.int64)
-    edges = np.flatnonzero(np.diff(number, prepend=-1))
-    counts = np.diff(np.append(edges, ratios.size))
-    means = np.add.reduceat(ratios, edges) / counts
-    keep = counts >= 10
-    return edges[keep], means[keep], counts[keep].astype(np.float64)
-
-
-def _split(means: Floats, weights: Floats, variance: float) -> tuple[int, float, float]:
-    """Return the block from which on means differ most, by how many standard errors, and by how much.
-
-    The error is that of services with their `variance`, or more where the scatter of the blocks shows more: of a few
-    blocks that alone is by chance much too small now and then.
-    """
-    best = (0, 0.0, 0.0)
-    for cut in range(1, means.size - 1):
-        early, late = (np.average(means[part], weights=weights[part]) for part in (slice(cut), slice(cut, None)))
-        residual = np.concatenate([means[:cut] - early, means[cut:] - late])
-        per_weight = max(variance, float(weights @ residual**2) / (means.size - 2))
-        error = (per_weight * (1 / weights[:cut].sum() + 1 / weights[cut:].sum())) ** 0.5
-        z = float(late - early) / max(error, 1e-9)
-        if abs(z) > abs(best[1]):
-            best = (cut, z, float(late - early))
-    return best
