@@ -21,6 +21,7 @@ from analysis.step import Outcome, StepResult
 from analysis.twin import IN_SPELLS, Twin, fit, pace
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
+_RANDOM = 0.3  # more of them with services as random as exponential ones: without their longest the sd is too small too
 _MOST_REQUESTS = 250_000
 _MISFIT = 0.02
 _MISFIT_OF_SD = 1.5
@@ -170,7 +171,7 @@ class TwinEstimator:
         forecasts = {}
         for sla in self.slas:
             load = self._load(str(sla), counted, capacity)
-            found = forecast(fitted, sla, seed, load, wanted=self.precision / _TWO_SIDED)
+            found = forecast(fitted, sla, seed, load, wanted=self.precision / self._z(_TWO_SIDED))
             if found is None:
                 return "the fitted server meets the SLA at no rate", True
             forecasts[str(sla)] = found
@@ -208,13 +209,18 @@ class TwinEstimator:
 
     def _crossing(self, found: Forecast, check: Check, most_rps: float) -> Crossing:
         settling = _SETTLING * max(0.0, SETTLED_S / self.seconds - 1)
+        two, one = self._z(_TWO_SIDED), self._z(_ONE_SIDED)
         below, above = (hypot(found.sd, check.misfit, rare, settling) for rare in (found.below, found.above))
         rate = found.rate_rps
         return Crossing(
-            rate_rps=rate, low_rps=rate * exp(-_TWO_SIDED * below),
-            high_rps=max(rate, min(rate * exp(_TWO_SIDED * above), most_rps)),
-            safe_rps=rate * exp(-_ONE_SIDED * below), clusters=0.0, n=self.requests,
+            rate_rps=rate, low_rps=rate * exp(-two * below),
+            high_rps=max(rate, min(rate * exp(two * above), most_rps)),
+            safe_rps=rate * exp(-one * below), clusters=0.0, n=self.requests,
         )  # fmt: skip
+
+    def _z(self, usual: float) -> float:
+        """Return how many standard deviations an end of an interval is away."""
+        return usual + _RANDOM * min(self.twin.cv if self.twin is not None else 1.0, 1.0)
 
     def needed_s(self, name: str, precision: float) -> float | None:
         """Return the seconds of steps that a relative half-width needs; None where none would do."""
@@ -224,12 +230,12 @@ class TwinEstimator:
         rare = 0.5 * (found.below + found.above)
         lately = found.lately**2 + rare**2
         fixed = hypot(found.sd, self.check.misfit, rare) ** 2 - lately
-        left = (precision / _TWO_SIDED) ** 2 - fixed
+        left = (precision / self._z(_TWO_SIDED)) ** 2 - fixed
         return self._fitted * lately / left if left > 0 else None
 
     def quantiles(self, name: str) -> list[Estimate | None]:
         """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""
-        reach = [_TWO_SIDED * hypot(sd, _QUANTILE_DOUBT) for _, _, sd in self.forecasts[name].quantiles]
+        reach = [self._z(_TWO_SIDED) * hypot(sd, _QUANTILE_DOUBT) for _, _, sd in self.forecasts[name].quantiles]
         return [
             Estimate(value=value, low=value * exp(-wide), high=value * exp(wide), n=self.requests)
             for (_, value, _), wide in zip(self.forecasts[name].quantiles, reach, strict=True)

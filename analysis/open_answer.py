@@ -27,7 +27,7 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
     verdict = _verdict(loop, failed, over=over)
     measured = loop.ramp.capacity
     capacity = measured.estimate if measured else None
-    rate, safe = _rate(loop, bounded=verdict == "client_limited")
+    rate, safe = _rate(loop, verdict)
     knee = None
     if capacity is not None:
         fitted = [look.dwell for look in loop.looks]
@@ -71,7 +71,7 @@ def _estimate(found: Crossing) -> Estimate:
 
 def _quantiles_at(loop: OpenLoop, rate: Estimate | None) -> list[Estimate | None]:
     """Return p50, p95 and p99 at the answer."""
-    if rate is None or loop.capacity is None:
+    if rate is None or loop.capacity is None or not loop.crossings:
         return [None] * len(_QUANTILES)
     if loop.twin.believed and loop.binding in loop.twin.forecasts:
         return loop.twin.quantiles(loop.binding)
@@ -153,12 +153,14 @@ def _is_blocked(loop: OpenLoop) -> bool:
     return loop.client is not None and not seen
 
 
-def _rate(loop: OpenLoop, *, bounded: bool) -> tuple[Estimate | None, float | None]:
-    """Return the operating rate and the safe rate; a bounded one has no upper end."""
+def _rate(loop: OpenLoop, verdict: Verdict) -> tuple[Estimate | None, float | None]:
+    """Return the operating rate and the safe rate; one that the client limits has no upper end."""
     point, ceiling = loop.crossing, loop.ceiling_rps
+    if point is None and verdict == "undecided":
+        point = loop.bracket
     if point is None:
         return None, None
-    if bounded and ceiling is not None:
+    if verdict == "client_limited" and ceiling is not None:
         calm = loop.far_below_limit(ceiling)
         low, safe = (ceiling, ceiling) if calm else (min(point.low_rps, ceiling), min(point.safe_rps, ceiling))
         return Estimate(value=ceiling, low=low, high=None, n=point.n), safe

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.boundary import Crossing, locate, needed_s, quantiles_at
 from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
-from analysis.evidence import load, rate_at, relaxation_s
+from analysis.evidence import FLATTEST, load, rate_at, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
 from analysis.look import Descent, Look, error_crossing, hopeless_rates
 from analysis.operating_point import Confirmation
@@ -154,6 +154,27 @@ class OpenLoop:
             return None
         lowest = min(found, key=lambda c: c.rate_rps)
         return replace(lowest, low_rps=min(c.low_rps for c in found), safe_rps=min(c.safe_rps for c in found))
+
+    @property
+    def bracket(self) -> Crossing | None:
+        """Return what the ramp tells while nothing else does: from what its rungs make sure of up to the capacity.
+
+        A rung of n requests, none of them slow, tells that 3 / n are at most (rule of three); that is carried down to
+        what the SLA allows with the flattest slope seen anywhere.
+        """
+        capacity, allowed = self.ramp.capacity, min(sla.violation_share for sla in self.slas)
+        rungs = [look for look in self.looks if look.ramp and look.passes and not look.strain and look.dwell.tail.n]
+        if capacity is None or not rungs or self.crossings:
+            return None
+        least = capacity.rate_rps / (1 + 2 * capacity.error)
+        rungs = [look for look in rungs if look.rate_rps < least] or rungs[:1]
+        shares = [max(3 / (look.dwell.tail.n * allowed), 1.0) for look in rungs]
+        low = max(
+            rate_at(least, float(load(look.rate_rps, least)) - log(share) / FLATTEST)
+            for look, share in zip(rungs, shares, strict=True)
+        )
+        high = capacity.rate_rps * (1 + 2.5 * capacity.error)
+        return Crossing(rate_rps=sqrt(low * high), low_rps=low, high_rps=high, safe_rps=low)
 
     @property
     def binding(self) -> str:

@@ -122,7 +122,7 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
         share = float(shares.max())
         if share > _REGULAR:
             found.setdefault(int(length[shares.argmax()]), []).append((share, gap))
-    likely = sorted(found, key=lambda batch: -max(found[batch])[0])[:_SUPPOSITIONS]
+    likely = sorted(sorted(found), key=lambda batch: -round(max(found[batch])[0], 1))[:_SUPPOSITIONS]
     return [*((batch, _good(found[batch])) for batch in likely), (1, [0.0])]
 
 

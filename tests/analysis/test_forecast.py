@@ -11,7 +11,7 @@ from analysis.doubt import FLOOR
 from analysis.forecast import Forecast, _pooled, _Stand, crossing, forecast
 from analysis.queueing import Rule, poisson_lanes, simulate
 from analysis.reconstruct import Trace
-from analysis.replay import replay
+from analysis.replay import Tally, replay, unexplained
 from analysis.simulation import Responses, Steady, steady_responses
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, known, mean_one, traces
@@ -255,3 +255,34 @@ def test_overload_and_short_steps_are_not_replayed(seen: tuple[Twin, list[Trace]
     twin, observed = seen
     assert replay(twin, [trace.head(100) for trace in observed], 500.0, 0.01, 1) is None
     assert replay(twin, [trace for trace in observed if trace.overload], 500.0, 0.01, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("load", "share", "since_s", "is_surprise"),
+    [
+        (0.6, 0.02, None, True),  # at a load at which the twin says none
+        (0.6, 0.002, None, False),  # too few to move the answer
+        (0.6, 0.02, 5.0, False),  # before the server changed
+        (0.99, 0.02, None, False),  # so near to the crossing that chance may do it
+    ],
+)
+def test_slow_requests_that_the_twin_does_not_say_are_a_surprise(
+    seen: tuple[Twin, list[Trace]], load: float, share: float, since_s: float | None, *, is_surprise: bool
+) -> None:
+    """Of 100,000 requests at a load, relative to the twin's rate."""
+    twin = replace(seen[0], since_s=since_s)
+    sla = SLA.parse("p99<50ms")
+    crossing = 0.96 * GPU.capacity_rps
+    step = Tally(rate_rps=load * crossing, start_s=3.0, requests=100_000, slow={str(sla): int(100_000 * share)})
+    assert unexplained(twin, [step], sla, rate_rps=crossing, sd=0.01, seed=1) == is_surprise
+
+
+def test_what_the_twin_says_itself_is_no_surprise(seen: tuple[Twin, list[Trace]]) -> None:
+    """As many slow requests below its rate as it says, however many: batches that wait to fill fail at low rates."""
+    sla, rate = SLA.parse("p99<9ms"), 0.3 * GPU.capacity_rps
+    (responses,) = steady_responses(seen[0], [(seen[0].law, rate)], sla.limit_s, [1], 100_000)
+    assert responses.share > 0.05
+    step = Tally(rate_rps=rate, start_s=3.0, requests=100_000, slow={str(sla): int(1e5 * responses.share)})
+    assert not unexplained(seen[0], [step], sla, rate_rps=2 * rate, sd=0.01, seed=1)
+    more = replace(step, slow={str(sla): int(3e5 * responses.share)})
+    assert unexplained(seen[0], [more], sla, rate_rps=2 * rate, sd=0.01, seed=1)

@@ -126,6 +126,20 @@ def test_batch_sizes_are_supposed_from_a_deep_backlog() -> None:
     assert batch_gaps([nothing]) == [(1, [0.0])]
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_two_instances_that_reply_at_once_are_told_apart(seed: int) -> None:
+    """Batches of four whose replies leave one by one for a quarter of the time between them: runs of eight are two."""
+    server = Server(t0_s=0.0014, t1_s=0.0006, batch=4, instances=2, sigma=0.03, network_s=2e-4, reply_s=1.5e-4)
+    server = replace(server, jitter_s=5e-5)
+    seen = traces(server, seed, requests=3000)
+    assert batch_gaps(seen)[0][0] == 4
+    found = fit(seen)
+    assert isinstance(found, Twin), found
+    assert (found.rule.instances, found.rule.max_batch) == (2, 4)
+    assert found.rule.wait_s < 2e-5
+    assert found.capacity_rps == pytest.approx(server.capacity_rps, rel=0.01)
+
+
 def test_stab_finds_where_most_intervals_lie() -> None:
     """[2, 3) lies in three of the four; empty intervals and no intervals at all count for nothing."""
     lows, highs = np.array([0.0, 2.0, 1.0, 7.0, 5.0]), np.array([3.0, 9.0, 4.0, 8.0, 5.0])
