@@ -16,7 +16,7 @@ from analysis.twin import Twin, relaw
 
 SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
 FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
-_LAWS = 16  # that are resampled
+_LAWS = 32  # that are resampled
 _RESAMPLED, _ROUNDS = 400_000, 8  # requests of a round of all resamples, rounds
 _EXACTLY = 160_000  # requests of a simulation that is compared with others
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
@@ -62,6 +62,8 @@ def _ordered(law: Law) -> Law:
     """
     if law.restart < 1:
         return law
+    if not law.delays_s.any():
+        return replace(law, ratios=np.sort(law.ratios))
     order = np.lexsort((law.delays_s, law.ratios))
     return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
 

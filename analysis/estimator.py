@@ -20,7 +20,7 @@ from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
 from analysis.twin import IN_SPELLS, Twin, fit, pace
 
-_TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 15 degrees of freedom has 2.13 and 1.75
+_TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 31 degrees of freedom has 2.04 and 1.70
 _RANDOM = 0.3  # more of them with services as random as exponential ones: without their longest the sd is too small too
 _MOST_REQUESTS = 250_000
 _MISFIT = 0.02

@@ -19,6 +19,7 @@ from analysis.step import Outcome, StepResult
 _DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down to 0.08
 _NO_LOAD = 0.02
 _SHOWN = 3.0  # violations expected: that none is seen has a chance of 5 %
+_FEWEST = 12  # requests of a step that says anything
 _HOPELESS_IN_FLIGHT = 32.0
 _SAME, _BURST = 0.985, 10.0
 
@@ -231,7 +232,7 @@ class Descent:
         would have shown it too.
         """
         mild = any(self._is_hint(look) for look in self.looks) or not self._least_violated
-        requests = 200.0 if mild else min(max(12.0, (_SHOWN + 3) / self._least_violated), 200.0)
+        requests = 200.0 if mild else min(max(float(_FEWEST), (_SHOWN + 3) / self._least_violated), 200.0)
         return max(1.0, 5 * limit_s, requests / rate_rps)
 
     @property
@@ -242,16 +243,21 @@ class Descent:
         """Say that a step passed although it would have shown violations as frequent as elsewhere."""
         return look.passes and look.dwell.offered * self._least_violated >= _SHOWN
 
-    def next_rate(self, limit_s: float, longest_s: float, ceiling_rps: float | None) -> float | None:
-        """Return the next rate to try, none above a ceiling; None when all within `longest_s` were tried."""
+    def next_rate(self, longest_s: float, ceiling_rps: float | None) -> float | None:
+        """Return the next rate to try of which `longest_s` shows a dozen requests, or None."""
+        return next((rate for rate in self.untried(ceiling_rps) if rate * longest_s >= _FEWEST), None)
+
+    def untried(self, ceiling_rps: float | None, least: float = 0.0) -> list[float]:
+        """Return the rates left to try, in that order, none above a ceiling or below `least` of the capacity."""
         tried = [
-            look.rate_rps for look in self.looks if look.is_failure or (look.dwell.offered >= 12 and not look.passes)
+            look.rate_rps
+            for look in self.looks
+            if look.is_failure or (look.dwell.offered >= _FEWEST and not look.passes)
         ]
         tried += [look.rate_rps for look in self.looks if not look.ramp]
         rates = [_DESCENT_LOAD * _DESCENT**k * self.capacity_rps for k in range(_DESCENTS)] + self._rungs()
         rates = [min(rate, ceiling_rps or rate) for rate in rates]
-        affordable = [rate for rate in rates if self.length_s(rate, limit_s) <= longest_s]
-        return next((rate for rate in affordable if not _near(rate, tried)), None)
+        return [rate for rate in rates if rate >= least * self.capacity_rps and not _near(rate, tried)]
 
     def _rungs(self) -> list[float]:
         """Return the rungs that passed by their few requests, the highest first; not those of almost no load."""

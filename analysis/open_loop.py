@@ -25,6 +25,7 @@ _RECHECK_S = (20.0, 80.0, 1e9)  # of measuring, before the capacity is measured 
 _RECENTLY_S = 12.0  # and when the answer rests on counting, unless it was measured so lately
 _CHANGED = 0.03
 _SPEAKS = 0.97  # of the safe rate: a step at less confirms it no more
+_LOWEST = 0.3  # of the capacity: nothing is unmet before so low a rate was tried
 _EARLY_S = 20.0  # a server that is too slow may be a cold one up to then
 _NEAR = 0.7  # of a rate: whether a step there failed by its bad moments tells of the rate
 _GROWTH = 2.5  # the gap to the capacity shrinks by at most this from the best passing rate
@@ -293,8 +294,7 @@ class OpenLoop:
         descent = self.descent if self._ramped else None
         if descent is None or descent.passed:
             return False
-        lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
-        return descent.exhausted and lower is None and descent.certain
+        return descent.exhausted and descent.certain and not descent.untried(self.ceiling_rps, _LOWEST)
 
     @property
     def _early_s(self) -> float:
@@ -375,10 +375,10 @@ class OpenLoop:
         drain = 4 * self.scale_s + 0.2
         descent = Descent(self.looks, self.slas, capacity.rate_rps)
         if not descent.passed and self.looks and (self._measures or self.looks[-1].is_failure):
-            lower = descent.next_rate(self.limit_s, self._longest_descent_s, self.ceiling_rps)
+            lower = descent.next_rate(self._longest_descent_s, self.ceiling_rps)
             again = None if lower else descent.again(self._longest_descent_s)
             lower, length = again or (lower or min(_FIRST_LOAD * capacity.rate_rps, self.ceiling_rps or inf), 0.0)
-            length = length or descent.length_s(lower, self.limit_s)
+            length = length or min(descent.length_s(lower, self.limit_s), self._longest_descent_s)
             return Plan(rate_rps=lower, duration_s=length, purpose="measure", drain_s=drain)
         rate = self._next_rate(top)
         longest = self._longest_dwell_s()

@@ -61,6 +61,7 @@ class Steady:
         # of batches many short lanes cost less
         self._each = max(warm // 2, _LEAST_WARM, _LEAST_BATCHES * batch) if batch > 1 else min(3 * warm, _WARM_SINGLE)
         self._lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
+        self._each = max(min(self._each, -(-requests // self._lanes)), _LEAST_BATCHES * batch)
         self._twin, self._limit_s = twin, limit_s
         self._rates = np.repeat([rate for _, rate in cases], self._lanes)[:, None]
         arrivals, services, spreads = (np.random.default_rng([*seed, part]) for part in range(3))

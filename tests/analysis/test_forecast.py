@@ -164,10 +164,14 @@ def test_the_end_of_a_simulation_is_no_part_of_the_settled_server() -> None:
 
 
 def test_mm1_crosses_where_its_formula_says() -> None:
-    """p99 of M/M/1 is ln 100 / (mu - lambda): within 1.5 %, p50 and p95 there within 3 %, and s = lambda t."""
-    truth = 100 - log(100) / 0.1
+    """p99 of M/M/1 is ln 100 / (mu - lambda): within 1.5 % on average, p50 and p95 within 3 %; s = lambda t."""
+    truth, sla = 100 - log(100) / 0.1, SLA.parse("p99<100ms")
+    results = [forecast(EXPONENTIAL, sla, seed) for seed in range(4)]
+    rates = np.array([result.rate_rps for result in results if result is not None])
+    assert rates.size == len(results)
+    assert rates.mean() == pytest.approx(truth, rel=0.015)  # of which the 40,000 services drawn are off by 0.008
     result = found(EXPONENTIAL, "p99<100ms")
-    assert result.rate_rps == pytest.approx(truth, rel=0.015)
+    assert abs(log(result.rate_rps / truth)) < 0.03
     assert crossing(EXPONENTIAL, SLA.parse("p99<100ms")) == pytest.approx(truth, rel=0.03)
     for (quantile, value, sd), share in zip(result.quantiles, (0.5, 0.95, 0.99), strict=True):
         assert quantile == share
