@@ -84,6 +84,7 @@ class OpenLoop:
     _measures: int = 0
     _rechecks: int = 0
     _rechecked_s: float = 0.0  # seconds of measuring at the last one
+    _doubted: bool = False  # it differed, once
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
@@ -342,6 +343,8 @@ class OpenLoop:
     def _recheck_due(self) -> bool:
         """Say that the capacity is to be measured again: no model tells whether the server is still the one it was."""
         twin = self.twin.twin if self.twin.believed else None
+        if self._doubted:
+            return True
         if self.ramp.capacity is None or self._rechecks >= len(_RECHECK_S) or (twin is not None and not twin.drift):
             return False
         return self.measured_s >= _RECHECK_S[self._rechecks] or (
@@ -475,8 +478,12 @@ class OpenLoop:
         overloaded = self.ramp.add(result, stopped=stopped)
         if again and before is not None:
             now = measure_capacity(result) if overloaded else None
-            if now is None or _differs(before, now):  # None: the server was not even overloaded above it
+            is_other = now is None or _differs(before, now)  # None: the server was not even overloaded above it
+            if is_other and (now is None or self._doubted):
                 self._restart(now)
+            elif is_other:  # it may have been a bad moment, which is to be looked at again
+                self.ramp.forget(before)
+            self._doubted = is_other and not (now is None or self._doubted)
         if overloaded:
             self.twin.add(result, overload=True)
             return

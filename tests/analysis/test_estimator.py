@@ -249,3 +249,24 @@ def test_one_failed_request_does_not_hide_the_server() -> None:
     estimator.add(replace(seen[-1], outcome=outcome), overload=False)
     assert estimator.requests == seen[-1].offered - 1
     assert estimator.refused == "nothing was measured yet"
+
+
+@pytest.mark.parametrize("slow_looks", [1, 99])
+def test_one_second_look_at_a_bad_moment_is_no_other_server(slow_looks: int) -> None:
+    """Where the capacity seems lower once, and not when it is looked at again, nothing is forgotten; twice, all is."""
+    server = replace(MM1, order="lifo", instances=4)
+    usual, slow = Simulator(server, 1), Simulator(replace(server, t0_s=1.5 * server.t0_s), 1)
+    search = Search(SLA.parse("p99<200ms"), seed=1, budget_s=150.0)
+    looks = 0
+    while (step := search.next()) is not None and looks < 3:
+        is_look = step.purpose == "ramp" and usual.spent_s > 20
+        looks += is_look
+        simulator = slow if is_look and looks <= slow_looks else usual
+        search.add(simulator.run_step(step, search.overloaded))
+    answer = search.answer()
+    is_told = any("capacity changed" in note for note in answer.notes)
+    assert looks >= 2
+    assert is_told == (slow_looks > 1)
+    if slow_looks == 1:
+        assert answer.capacity_rps is not None
+        assert answer.capacity_rps.value == pytest.approx(400, rel=0.1)
