@@ -50,7 +50,7 @@ def open_answer(loop: OpenLoop, *, failed: str | None, over: bool) -> OperatingP
         p50=p50,
         p95=p95,
         p99=p99,
-        utilisation=min(1.0, rate.value / capacity.value) if rate and capacity else None,
+        utilisation=min(1.0, rate.value / capacity.value) if rate and capacity and loop.crossings else None,
         method="twin" if believed else "counting",
         method_reason=_method_reason(loop) if rate is not None else "",
         server=loop.twin.model(),
@@ -96,6 +96,8 @@ def _floor(loop: OpenLoop) -> Estimate | None:
 
 def _method_reason(loop: OpenLoop) -> str:
     twin = loop.twin
+    if not loop.crossings:
+        return "Only the ramp was run: the rate lies between what its rungs make sure of and the capacity."
     if twin.believed:
         return (
             "A first-come, first-served model explains what was seen, and counting violations does not contradict it."

@@ -44,9 +44,10 @@ def marks(answer: OperatingPoint, records: Sequence[StepRecord]) -> tuple[Mark, 
 
 
 def rule_of_thumb(answer: OperatingPoint) -> Rule | None:
-    """Say what running at 70 to 80 % of the capacity would have done; None where the operating point is not known.
+    """Say what running at 70 to 80 % of the capacity would have done; None where the point is not known well enough.
 
-    "wasteful": the whole interval of the point lies above 80 %. "unsafe": it lies below 70 %. "right": neither.
+    "wasteful": the whole interval of the point lies above 80 %. "unsafe": it lies below 70 %. "right": neither, and it
+    does not reach from below 70 to above 80 %, which could be anything.
     """
     rate, capacity = answer.rate_rps, answer.capacity_rps
     if rate is None or capacity is None or answer.verdict == "unmet":
@@ -56,7 +57,9 @@ def rule_of_thumb(answer: OperatingPoint) -> Rule | None:
         return "wasteful"
     if rate.high is None:
         return None
-    return "unsafe" if rate.high < lowest else "right"
+    if rate.high < lowest:
+        return "unsafe"
+    return None if rate.low < lowest and rate.high > highest else "right"
 
 
 def _holds(answer: OperatingPoint, rate_rps: float) -> bool | None:

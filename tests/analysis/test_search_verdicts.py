@@ -449,3 +449,5 @@ def test_an_interval_from_the_ramp_alone_is_told_before_any_other(seed: int) -> 
     assert point.rate_rps.low < 30 < point.rate_rps.high
     assert point.safe_rps == point.rate_rps.low
     assert point.p99 is None
+    assert point.utilisation is None
+    assert "ramp" in point.method_reason

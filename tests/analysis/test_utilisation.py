@@ -27,7 +27,7 @@ def _record(rate: float, latency_ms: float, *, n: int = 200, **more: Any) -> Ste
     ("interval", "said"),
     [
         ((81, 90, 95), "wasteful"), ((81, 90, None), "wasteful"), ((79, 90, 95), "right"), ((72, 75, 78), "right"),
-        ((50, 65, 69), "unsafe"), ((50, 65, 71), "right"), ((60, 75, None), None),
+        ((50, 65, 69), "unsafe"), ((50, 65, 71), "right"), ((60, 75, None), None), ((69, 75, 81), None),
     ],
 )  # fmt: skip
 def test_the_rule_is_judged_by_the_whole_interval(
