@@ -211,14 +211,19 @@ def _gather(dwells: tuple[Dwell, ...], sla: SLA, top: float, centre: float) -> _
     return count
 
 
+def settled_rps(capacity_rps: float, limit_s: float, length_s: float) -> float:
+    """Return the highest rate whose waits, up to the limit, a step of that length shows as they are in the long run."""
+    idle_s = _SETTLES * relaxation_s(0.0, capacity_rps, limit_s)  # at a load of nearly none; it grows as 1 / (1 - load)
+    return capacity_rps * (1 - min(idle_s / length_s, 0.95))
+
+
 def _most_seen(dwells: tuple[Dwell, ...], sla: SLA, top: float) -> float:
     """Return the highest rate whose waits were seen as they are in the long run.
 
     A step at a rate shows them when it is longer than some relaxation times; a shorter one what a lower rate is like.
     At that rate and above so many requests must have come that none violating would say that few do (rule of three).
     """
-    idle_s = _SETTLES * relaxation_s(0.0, top, sla.limit_s)  # at a load of nearly none; it grows as 1 / (1 - load)
-    settled = [top * (1 - min(idle_s / dwell.length_s, 0.95)) for dwell in dwells]
+    settled = [settled_rps(top, sla.limit_s, dwell.length_s) for dwell in dwells]
     rates = np.array([min(dwell.rate_rps, rate) for dwell, rate in zip(dwells, settled, strict=True)])
     order = np.argsort(-rates)
     requests = np.cumsum([dwells[i].tail.n for i in order])

@@ -18,7 +18,7 @@ from analysis.reconstruct import Trace
 from analysis.replay import Check, Tally, replay, unexplained
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
-from analysis.twin import IN_SPELLS, Twin, fit, pace
+from analysis.twin import IN_SPELLS, NEAR, Twin, fit, pace
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 31 degrees of freedom has 2.04 and 1.70
 _RANDOM = 0.3  # more of them with services as random as exponential ones: without their longest the sd is too small too
@@ -64,7 +64,7 @@ class TwinEstimator:
     crossings: dict[str, Crossing] = field(default_factory=dict)
     _traces: list[Trace] = field(default_factory=list)
     _tallies: list[Tally] = field(default_factory=list)
-    _paces: list[Seconds] = field(default_factory=list)  # of the steps since a twin of this rule is believed
+    _paces: list[Seconds] = field(default_factory=list)  # of the steps since this twin is believed
     _strikes: int = 0
     _fitted: float = 0.0  # seconds of steps at the last fit
 
@@ -111,8 +111,9 @@ class TwinEstimator:
         self._traces.append(Trace.of(result, overload=overload))
         if not overload:
             self._tallies.append(Tally.of(result, self.slas))
-            seen = pace(self.twin, self._traces[-1]) if self.twin is not None else None
-            self._paces += [seen] if seen is not None else []
+            near = NEAR * min((found.rate_rps for found in self.forecasts.values()), default=0.0)
+            if self.twin is not None and self._traces[-1].rate_rps >= near:
+                self._paces.append(pace(self.twin, self._traces[-1]))
         self.seconds += result.offered_span_s
         while len(self._traces) > 3 and sum(t.arrival_s.size for t in self._traces) > _MOST_REQUESTS:
             largest = max(range(len(self._traces)), key=lambda i: self._traces[i].arrival_s.size)
@@ -164,14 +165,14 @@ class TwinEstimator:
             return "the fitted server completes more or less in overload than was measured", True
         if not fitted.enough:
             return "too few services were seen yet", False
-        if self.twin is not None and replace(self.twin.rule, wait_s=0.0) != replace(fitted.rule, wait_s=0.0):
-            self._paces.clear()
+        if self.twin is not None and _is_another(fitted, self.twin):
+            self._paces.clear()  # they were told by the one before
         if spells(self._paces, fitted.since_s) > SPELLS:
             return IN_SPELLS, True
         forecasts = {}
         for sla in self.slas:
             load = self._load(str(sla), counted, capacity)
-            found = forecast(fitted, sla, seed, load, wanted=self.precision / self._z(_TWO_SIDED))
+            found = forecast(fitted, sla, seed, load, wanted=self.precision / _z(_TWO_SIDED, fitted))
             if found is None:
                 return "the fitted server meets the SLA at no rate", True
             forecasts[str(sla)] = found
@@ -209,7 +210,7 @@ class TwinEstimator:
 
     def _crossing(self, found: Forecast, check: Check, most_rps: float) -> Crossing:
         settling = _SETTLING * max(0.0, SETTLED_S / self.seconds - 1)
-        two, one = self._z(_TWO_SIDED), self._z(_ONE_SIDED)
+        two, one = _z(_TWO_SIDED, self.twin), _z(_ONE_SIDED, self.twin)
         below, above = (hypot(found.sd, check.misfit, rare, settling) for rare in (found.below, found.above))
         rate = found.rate_rps
         return Crossing(
@@ -217,10 +218,6 @@ class TwinEstimator:
             high_rps=max(rate, min(rate * exp(two * above), most_rps)),
             safe_rps=rate * exp(-one * below), clusters=0.0, n=self.requests,
         )  # fmt: skip
-
-    def _z(self, usual: float) -> float:
-        """Return how many standard deviations an end of an interval is away."""
-        return usual + _RANDOM * min(self.twin.cv if self.twin is not None else 1.0, 1.0)
 
     def needed_s(self, name: str, precision: float) -> float | None:
         """Return the seconds of steps that a relative half-width needs; None where none would do."""
@@ -230,12 +227,12 @@ class TwinEstimator:
         rare = 0.5 * (found.below + found.above)
         lately = found.lately**2 + rare**2
         fixed = hypot(found.sd, self.check.misfit, rare) ** 2 - lately
-        left = (precision / self._z(_TWO_SIDED)) ** 2 - fixed
+        left = (precision / _z(_TWO_SIDED, self.twin)) ** 2 - fixed
         return self._fitted * lately / left if left > 0 else None
 
     def quantiles(self, name: str) -> list[Estimate | None]:
         """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""
-        reach = [self._z(_TWO_SIDED) * hypot(sd, _QUANTILE_DOUBT) for _, _, sd in self.forecasts[name].quantiles]
+        reach = [_z(_TWO_SIDED, self.twin) * hypot(sd, _QUANTILE_DOUBT) for _, _, sd in self.forecasts[name].quantiles]
         return [
             Estimate(value=value, low=value * exp(-wide), high=value * exp(wide), n=self.requests)
             for (_, value, _), wide in zip(self.forecasts[name].quantiles, reach, strict=True)
@@ -255,6 +252,16 @@ class TwinEstimator:
             per_item_s=twin.per_item_s, cv=twin.cv, delay_s=twin.delay_s, services=twin.services,
             rate_rps=check.rate_rps, quantiles=check.quantiles, explained=check.explained,
         )  # fmt: skip
+
+
+def _z(usual: float, twin: Twin | None) -> float:
+    """Return how many standard deviations an end of an interval is away."""
+    return usual + _RANDOM * min(twin.cv if twin is not None else 1.0, 1.0)
+
+
+def _is_another(twin: Twin, before: Twin) -> bool:
+    """Say that services are another server's than those of the twin before: of another rule, or since a change."""
+    return twin.since_s != before.since_s or replace(twin.rule, wait_s=0.0) != replace(before.rule, wait_s=0.0)
 
 
 def contradicts(found: Forecast, check: Check, counted: Crossing | None) -> bool:

@@ -19,7 +19,7 @@ from analysis.step import Outcome, StepResult
 _DESCENT_LOAD, _DESCENT, _DESCENTS = 0.8, 0.68, 7  # of the capacity: 0.8 down to 0.08
 _NO_LOAD = 0.02
 _SHOWN = 3.0  # violations expected: that none is seen has a chance of 5 %
-_FEWEST = 12  # requests of a step that says anything
+_FEWEST, _ENOUGH = 12, 40  # requests of a step that says anything; of one that says enough where more cannot be had
 _HOPELESS_IN_FLIGHT = 32.0
 _SAME, _BURST = 0.985, 10.0
 
@@ -226,14 +226,17 @@ class Descent:
         return bool(tested) and all(_near(rate, tested) for rate in self._rungs() if rate in hints)
 
     def length_s(self, rate_rps: float, limit_s: float) -> float:
-        """Return how long a rate must run to be believed.
+        """Return how long a rate must run to be believed."""
+        return max(1.0, 5 * limit_s, self._telling / rate_rps)
 
-        Long enough to show some violations of the share that the mildest failing step had, unless a step passed that
-        would have shown it too.
+    @property
+    def _telling(self) -> float:
+        """Return how many requests show some violations of the share that the mildest failing step had.
+
+        Many, where a step passed that would have shown them too.
         """
         mild = any(self._is_hint(look) for look in self.looks) or not self._least_violated
-        requests = 200.0 if mild else min(max(float(_FEWEST), (_SHOWN + 3) / self._least_violated), 200.0)
-        return max(1.0, 5 * limit_s, requests / rate_rps)
+        return 200.0 if mild else min(max(float(_FEWEST), (_SHOWN + 3) / self._least_violated), 200.0)
 
     @property
     def _least_violated(self) -> float:
@@ -244,8 +247,9 @@ class Descent:
         return look.passes and look.dwell.offered * self._least_violated >= _SHOWN
 
     def next_rate(self, longest_s: float, ceiling_rps: float | None) -> float | None:
-        """Return the next rate to try of which `longest_s` shows a dozen requests, or None."""
-        return next((rate for rate in self.untried(ceiling_rps) if rate * longest_s >= _FEWEST), None)
+        """Return the next rate to try of which `longest_s` shows so many requests that they tell, or None."""
+        least = min(self._telling, _ENOUGH)
+        return next((rate for rate in self.untried(ceiling_rps) if rate * longest_s >= least), None)
 
     def untried(self, ceiling_rps: float | None, least: float = 0.0) -> list[float]:
         """Return the rates left to try, in that order, none above a ceiling or below `least` of the capacity."""

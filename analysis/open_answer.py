@@ -97,7 +97,7 @@ def _floor(loop: OpenLoop) -> Estimate | None:
 def _method_reason(loop: OpenLoop) -> str:
     twin = loop.twin
     if not loop.crossings:
-        return "Only the ramp was run: the rate lies between what its rungs make sure of and the capacity."
+        return "No longer step held the SLA yet: the rate is between what the ramp makes sure of and the capacity."
     if twin.believed:
         return (
             "A first-come, first-served model explains what was seen, and counting violations does not contradict it."
@@ -129,6 +129,8 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
     if rare:
         times = "once" if rare == 1 else f"{rare} times"
         yield f"Long pauses of the server were seen {times}; how often they come is known no better than that"
+    if loop.doubted:
+        yield "The server's capacity was another one when it was last measured again, and there was no time to be sure"
     if loop.moved:
         yield "A step at the safe rate did not hold the SLA, and the answer was moved down below it"
     cold = sum(look.warmup_s for look in loop.looks)
@@ -142,7 +144,7 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
 def _verdict(loop: OpenLoop, failed: str | None, *, over: bool) -> Verdict:
     if failed is not None:
         return "target_failed"
-    if loop.unmet:
+    if loop.unmet or (over and loop.fails_throughout):
         return "unmet"
     if loop.bounded or (over and _is_blocked(loop)):
         return "client_limited"

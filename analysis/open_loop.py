@@ -8,7 +8,7 @@ from math import inf, log, sqrt
 
 import numpy as np
 
-from analysis.boundary import Crossing, locate, needed_s, quantiles_at
+from analysis.boundary import Crossing, locate, needed_s, quantiles_at, settled_rps
 from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
 from analysis.evidence import FLATTEST, load, rate_at, relaxation_s
@@ -60,6 +60,7 @@ class OpenLoop:
         confirmation: The last step at the safe rate.
         moved: A step at the safe rate failed, and the answer was lowered.
         changed: The capacity changed, and what was measured before was forgotten.
+        doubted: It was another one at the last look, which may have been a bad moment.
         seed: Of the twin's simulations.
         arrivals: Name of the arrival process.
     """
@@ -76,6 +77,7 @@ class OpenLoop:
     confirmation: Confirmation | None = None
     moved: bool = False
     changed: bool = False
+    doubted: bool = False
     seed: int = 0
     arrivals: str = "poisson"
     twin: TwinEstimator = field(init=False)
@@ -84,7 +86,6 @@ class OpenLoop:
     _measures: int = 0
     _rechecks: int = 0
     _rechecked_s: float = 0.0  # seconds of measuring at the last one
-    _doubted: bool = False  # it differed, once
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
@@ -161,21 +162,23 @@ class OpenLoop:
     def bracket(self) -> Crossing | None:
         """Return what the ramp tells while nothing else does: from what its rungs make sure of up to the capacity.
 
-        A rung of n requests, none of them slow, tells that 3 / n are at most (rule of three); that is carried down to
-        what the SLA allows with the flattest slope seen anywhere.
+        A rung begins with an empty queue: it shows what the rate is like at which that is settled within its time. Of n
+        clusters, none of them slow, 3 / n are slow at most (rule of three), which is carried down to what the SLA
+        allows with the flattest slope seen anywhere.
         """
         capacity, allowed = self.ramp.capacity, min(sla.violation_share for sla in self.slas)
         rungs = [look for look in self.looks if look.ramp and look.passes and not look.strain and look.dwell.tail.n]
         if capacity is None or not rungs or self.crossings:
             return None
-        least = capacity.rate_rps / (1 + 2 * capacity.error)
-        rungs = [look for look in rungs if look.rate_rps < least] or rungs[:1]
-        shares = [max(3 / (look.dwell.tail.n * allowed), 1.0) for look in rungs]
-        low = max(
-            rate_at(least, float(load(look.rate_rps, least)) - log(share) / FLATTEST)
-            for look, share in zip(rungs, shares, strict=True)
-        )
-        high = capacity.rate_rps * (1 + 2.5 * capacity.error)
+        top = capacity.rate_rps / (1 + 2 * capacity.error)
+        lows = []
+        for look in rungs:
+            rate = min(settled_rps(top, self.limit_s, look.dwell.length_s), look.rate_rps)
+            clusters = look.dwell.tail.n / max(rate * relaxation_s(rate, top, self.limit_s), 1.0)
+            share = max(3 / (clusters * allowed), 1.0)
+            lows.append(rate_at(top, float(load(rate, top)) - log(share) / FLATTEST))
+        failed = [look.rate_rps for look in self.looks if not look.ramp and not look.passes]
+        low, high = min(max(lows), *failed, top), capacity.rate_rps * (1 + 2.5 * capacity.error)
         return Crossing(rate_rps=sqrt(low * high), low_rps=low, high_rps=high, safe_rps=low)
 
     @property
@@ -292,7 +295,14 @@ class OpenLoop:
             return False
         if self._measures and hopeless_rates(self.looks, self.slas) is not None:
             return True
-        descent = self.descent if self._ramped else None
+        descent = self.descent
+        left = descent.next_rate(self._longest_descent_s, self.ceiling_rps) if descent is not None else None
+        return left is None and self.fails_throughout
+
+    @property
+    def fails_throughout(self) -> bool:
+        """Say that every rate that was tried fails surely, from near the capacity down to 0.3 of it."""
+        descent = self.descent if self._ramped and self._early_s <= 0 else None
         if descent is None or descent.passed:
             return False
         return descent.exhausted and descent.certain and not descent.untried(self.ceiling_rps, _LOWEST)
@@ -323,7 +333,8 @@ class OpenLoop:
             return None
         if self._recheck_due:
             again = self._plan_recheck(self.capacity)
-            if again.duration_s + again.drain_s < 0.15 * left_s and again.rate_rps <= (self.ceiling_rps or inf):
+            most_s = left_s if self.doubted else 0.15 * left_s
+            if again.duration_s + again.drain_s < most_s and again.rate_rps <= (self.ceiling_rps or inf):
                 return again
         reserve = self._confirm_s() + 2 * self.scale_s if self.crossing else 0.0
         least = 0.6 * self._least_dwell_s()
@@ -343,7 +354,7 @@ class OpenLoop:
     def _recheck_due(self) -> bool:
         """Say that the capacity is to be measured again: no model tells whether the server is still the one it was."""
         twin = self.twin.twin if self.twin.believed else None
-        if self._doubted:
+        if self.doubted:
             return True
         if self.ramp.capacity is None or self._rechecks >= len(_RECHECK_S) or (twin is not None and not twin.drift):
             return False
@@ -359,8 +370,8 @@ class OpenLoop:
 
     @property
     def finished(self) -> bool:
-        """Say that the answer is confirmed, and narrow enough or bounded by what can be measured."""
-        return self.confirmed and (self.narrow or self.bounded)
+        """Say that the answer is confirmed, narrow enough or all that can be had, and the server is the same one."""
+        return self.confirmed and not self.doubted and (self.narrow or self.bounded)
 
     def _least_dwell_s(self) -> float:
         rate = self.crossing.rate_rps if self.crossing else self.ramp.start_rps
@@ -473,17 +484,17 @@ class OpenLoop:
         overload_rps, before = self.ramp.overload_rps, self.ramp.capacity
         again = self._ramped and result.step.purpose == "ramp" and before is not None
         if again:
-            self._rechecks += 1
+            self._rechecks += not self.doubted
             self._rechecked_s = self.measured_s
         overloaded = self.ramp.add(result, stopped=stopped)
         if again and before is not None:
             now = measure_capacity(result) if overloaded else None
             is_other = now is None or _differs(before, now)  # None: the server was not even overloaded above it
-            if is_other and (now is None or self._doubted):
+            if is_other and (now is None or self.doubted):
                 self._restart(now)
             elif is_other:  # it may have been a bad moment, which is to be looked at again
                 self.ramp.forget(before)
-            self._doubted = is_other and not (now is None or self._doubted)
+            self.doubted = is_other and not (now is None or self.doubted)
         if overloaded:
             self.twin.add(result, overload=True)
             return

@@ -29,13 +29,13 @@ class Seconds:
         dates_s: float (k,), of the first service of each second, on the run's clock.
         counts: int (k,), of services.
         means: float (k,), of their ratios.
-        within: Sum of the squares of what the ratios are off the mean of their second.
+        squares: float (k,), sums of the squares of what the ratios are off the mean of their second.
     """
 
     dates_s: Floats
     counts: Ints
     means: Floats
-    within: float
+    squares: Floats
 
     @classmethod
     def of(cls, dates_s: Floats, ratios: Floats) -> Self:
@@ -43,8 +43,8 @@ class Seconds:
         edges = np.flatnonzero(np.diff(np.floor(dates_s / _SECOND_S), prepend=-np.inf))
         counts = np.diff(np.append(edges, ratios.size))
         means = np.add.reduceat(ratios, edges) / counts
-        within = float(((ratios - np.repeat(means, counts)) ** 2).sum())
-        return cls(dates_s=dates_s[edges], counts=counts, means=means, within=within)
+        squares = np.add.reduceat((ratios - np.repeat(means, counts)) ** 2, edges)
+        return cls(dates_s=dates_s[edges], counts=counts, means=means, squares=squares)
 
 
 def spells(parts: Sequence[Seconds], since_s: float | None = None) -> float:
@@ -56,15 +56,14 @@ def spells(parts: Sequence[Seconds], since_s: float | None = None) -> float:
     """
     if not parts:
         return 0.0
-    dates, counts, means = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("dates_s", "counts", "means")
+    columns = np.array(
+        [np.concatenate([getattr(part, name) for part in parts]) for name in ("dates_s", "counts", "means", "squares")]
     )
-    services, seconds = int(counts.sum()), counts.size
-    keep = dates >= (since_s or 0.0)
-    counts, means = counts[keep], means[keep]
-    if counts.size < _FEWEST_SECONDS or services < 2 * seconds:
+    _, counts, means, squares = columns[:, columns[0] >= (since_s or 0.0)]
+    services, seconds = float(counts.sum()), counts.size
+    if seconds < _FEWEST_SECONDS or services < 2 * seconds:
         return 0.0
-    within = sum(part.within for part in parts) / (services - seconds)
+    within = float(squares.sum()) / (services - seconds)
     centre = float(np.average(means, weights=counts))
     excess = float((counts * (means - centre) ** 2).sum()) / (counts.size - 1) / max(within, 1e-12)
     if excess < stats.chi2.ppf(_SURELY, counts.size - 1) / (counts.size - 1):

@@ -24,6 +24,7 @@ _CHECKED = (10.0, 3.0, 1.0)  # times the allowed share: p90, p97 and p99 for p99
 _LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
 _REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
 _SETTLES = 0.995  # of the capacity
+_ALIKE = 0.02  # of ln rate: such rates are simulated as one
 _BELOW = 0.97  # of the twin's rate: nearer to it chance makes a step slow
 _MATERIAL = 0.25  # of the allowed share: fewer slow requests do not move the answer
 _SURELY, _CLUSTERS, _RAISED = 5.0, 3.0, 2.0  # standard deviations; clusters of slow requests; sd of the rate
@@ -36,7 +37,7 @@ class Tally:
     Attributes:
         rate_rps: Asked arrival rate.
         start_s: Of the step, on the run's clock.
-        requests: That were sent.
+        requests: That fell due.
         slow: Of these, by the SLA's text, that violated it.
     """
 
@@ -164,10 +165,14 @@ def unexplained(twin: Twin, tallies: Sequence[Tally], sla: SLA, *, rate_rps: flo
     if slow <= _MATERIAL * sla.violation_share * requests:
         return False
     expected = variance = cluster = 0.0
-    for rate in {t.rate_rps for t in told}:
+    groups: dict[int, list[Tally]] = {}
+    for tally in told:  # rates hardly ever repeat
+        groups.setdefault(round(log(tally.rate_rps) / _ALIKE), []).append(tally)
+    for group in groups.values():
+        rate = max(tally.rate_rps for tally in group)
         raised = min(rate * exp(_RAISED * sd), rate_rps)
-        each = steady_responses(twin, [(twin.law, rate), (twin.law, raised)], sla.limit_s, [seed, 12])
-        likely = sum(t.requests for t in told if t.rate_rps == rate) * max(responses.share for responses in each)
+        each = steady_responses(twin, [(twin.law, rate), (twin.law, raised)], sla.limit_s, [seed, 20])
+        likely = sum(tally.requests for tally in group) * max(responses.share for responses in each)
         size = max(rate * relaxation_s(rate, top, sla.limit_s), 1.0)
         expected, variance, cluster = expected + likely, variance + likely * size, max(cluster, size)
     more = slow - expected - _SURELY * sqrt(variance) - _CLUSTERS * cluster

@@ -19,7 +19,7 @@ from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
 _SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of instances are tried, and the best of them
-_NEAR = 0.4  # of the usual rate: from there on steps show the service law
+NEAR = 0.4  # of the usual rate: from there on steps show the service law
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
 _HARDLY_ANY = 0.001
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
@@ -55,6 +55,7 @@ class Twin:
         service_s: float (k,), their service times.
         dates_s: float (k,), when each of the law's services began, on the run's clock.
         run: Services that may depend on one another.
+        uneven: By how much seconds differ beyond chance, a standard deviation; 0 where chance may do it.
         drift: Relative size of a change that was found in the service times and cut off; 0 without.
         trend: Relative doubt that a change which cannot be cut off and slower stretches leave, a standard deviation.
         since_s: Services before this time, on the run's clock, were left out; None where nothing was.
@@ -73,6 +74,7 @@ class Twin:
     service_s: Floats
     dates_s: Floats
     run: int
+    uneven: float = 0.0
     drift: float = 0.0
     trend: float = 0.0
     since_s: float | None = None
@@ -363,7 +365,7 @@ def _is_near(traces: Sequence[Trace]) -> list[bool]:
     calm = [trace for trace in traces if not trace.overload]
     rates = np.repeat([trace.rate_rps for trace in calm], [trace.arrival_s.size for trace in calm])
     usual = float(np.median(rates)) if rates.size else 0.0
-    return [trace.rate_rps >= _NEAR * usual for trace in traces]
+    return [trace.rate_rps >= NEAR * usual for trace in traces]
 
 
 def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
@@ -394,7 +396,7 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     run = max(_RUN, int(SPELL_S * sizes.size / seconds.counts.size)) if uneven else _RUN
     restart = min(_restart(ratios), 1 / run) if uneven else _restart(ratios)
     return Twin(
-        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=restart), run=run,
+        rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=restart), run=run, uneven=uneven,
         base_s=base, per_item_s=per_item, cv=float(ratios.std()), gap_s=found.gap_s, delay_s=found.delay_s,
         sizes=sizes, service_s=service, dates_s=dates, place_s=place, spread_s=(spread - place[places])[-_POOL:],
         drift=change, trend=hypot(trend, uneven / seconds.counts.size**0.5),
@@ -402,11 +404,9 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     )  # fmt: skip
 
 
-def pace(twin: Twin, trace: Trace) -> Seconds | None:
-    """Return how long the services of a step took, as the twin sees them; None of a step that it knows nothing of."""
+def pace(twin: Twin, trace: Trace) -> Seconds:
+    """Return how long the services of a step of at least one request took, as the twin sees them."""
     part = reconstruct(trace, twin.rule, twin.gap_s, twin.delay_s)
-    if not part.size.size:
-        return None
     ratios = part.service_s / twin.law.batch_s[part.size]
     return Seconds.of(trace.start_s + part.start_s, np.clip(ratios, *usual(twin.law.ratios)))
 
@@ -415,7 +415,7 @@ def relaw(twin: Twin, index: Ints) -> Law:
     """Return the law that a selection of the services gives, t(b) fitted anew."""
     sizes, service = twin.sizes[index], twin.service_s[index]
     mean, _, _ = _batch_s(sizes, service, twin.rule.max_batch)
-    restart = 1.0 if twin.run <= _RUN else twin.law.restart
+    restart = twin.law.restart if twin.uneven else 1.0
     delays = twin.law.delays_s[index]
     return Law(batch_s=mean, ratios=np.maximum(service, 0.0) / mean[sizes], delays_s=delays, restart=restart)
 

@@ -12,6 +12,7 @@ from analysis.capacity import Capacity
 from analysis.estimator import _MOST_REQUESTS, TwinEstimator, contradicts
 from analysis.forecast import Forecast
 from analysis.replay import Check
+from analysis.twin import IN_SPELLS
 from tests.analysis.fitted import GPU, MM1, results
 from tests.bench.calibrate.des import Server, Simulator
 from tests.bench.calibrate.servers import FIXED
@@ -257,16 +258,52 @@ def test_one_second_look_at_a_bad_moment_is_no_other_server(slow_looks: int) -> 
     server = replace(MM1, order="lifo", instances=4)
     usual, slow = Simulator(server, 1), Simulator(replace(server, t0_s=1.5 * server.t0_s), 1)
     search = Search(SLA.parse("p99<200ms"), seed=1, budget_s=150.0)
-    looks = 0
-    while (step := search.next()) is not None and looks < 3:
+    looks: list[int] = []
+    for number in range(200):
+        step = search.next()
+        if step is None or len(looks) > 2:
+            break
         is_look = step.purpose == "ramp" and usual.spent_s > 20
-        looks += is_look
-        simulator = slow if is_look and looks <= slow_looks else usual
+        looks += [number] * is_look
+        simulator = slow if is_look and len(looks) <= slow_looks else usual
         search.add(simulator.run_step(step, search.overloaded))
     answer = search.answer()
     is_told = any("capacity changed" in note for note in answer.notes)
-    assert looks >= 2
+    assert looks[1] == looks[0] + 1
     assert is_told == (slow_looks > 1)
     if slow_looks == 1:
         assert answer.capacity_rps is not None
         assert answer.capacity_rps.value == pytest.approx(400, rel=0.1)
+
+
+def test_steps_since_a_change_are_no_spells(gpu: list[StepResult]) -> None:
+    """A server that is a tenth slower from one step on: what came before is left out, and the twin stays believed."""
+    slower = results(replace(GPU, t0_s=1.1 * GPU.t0_s, t1_s=1.1 * GPU.t1_s), 2, (0.8, 0.85) * 6, requests=3000)
+    keeper, clock_ns = estimator(gpu), gpu[-1].end_ns
+    keeper.update(CAPACITY, {}, 1)
+    assert keeper.believed
+    now = Capacity(rate_rps=GPU.capacity_rps / 1.1, error=0.003, n=4000)
+    for result in slower:
+        shift = clock_ns + 10**9
+        moved = StepResult.from_arrays(
+            result.step, result.due_ns + shift, result.done_ns + shift, result.outcome, start_ns=result.start_ns + shift
+        )
+        keeper.add(moved, overload=False)
+        keeper.update(now, {}, 1, again=True)
+    assert keeper.believed, keeper.refused
+    assert keeper.twin is not None
+    assert keeper.twin.since_s is not None
+
+
+def test_spells_are_seen_in_steps_whose_requests_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the first requests of each step are kept, seconds that are slow later in it refuse the twin."""
+    monkeypatch.setattr("analysis.estimator._MOST_REQUESTS", 12_000)
+    seen = results(GPU, 1, LOADS, requests=5000)
+    keeper = estimator(seen)
+    keeper.update(CAPACITY, {}, 1)
+    assert keeper.believed
+    spells = replace(GPU, spell_share=0.15, spell_factor=1.4)
+    for result in results(spells, 5, (0.5,) * 6, requests=5000):
+        keeper.add(result, overload=False)
+    keeper.update(CAPACITY, {}, 1, again=True)
+    assert keeper.refused in {IN_SPELLS, "service times depend on the ones before them"}

@@ -177,7 +177,7 @@ def test_refused_only_in_overload() -> None:
         seen.append(step.purpose)
         search.add(result)
     assert "probe" in seen
-    assert search.answer().rate_rps is not None
+    assert search.answer().p99 is not None  # not the ramp alone
 
 
 def test_answer_is_valid_at_any_moment() -> None:
@@ -251,7 +251,7 @@ def test_a_cut_measuring_step_of_half_its_time_counts() -> None:
     search, simulator, step = _search_until("measure")
     cut = simulator.run_step(replace(step, duration_s=0.7 * step.duration_s), lambda _p: False)
     search.add(replace(cut, step=step, aborted=True))
-    assert search.answer().rate_rps is not None
+    assert search.answer().p99 is not None  # not the ramp alone
 
 
 def test_empty_results_are_asked_again_for_longer() -> None:
@@ -451,3 +451,28 @@ def test_an_interval_from_the_ramp_alone_is_told_before_any_other(seed: int) -> 
     assert point.p99 is None
     assert point.utilisation is None
     assert "ramp" in point.method_reason
+
+
+@pytest.mark.parametrize("start", [11.0, 12.0, 23.0, None])
+def test_a_rung_that_is_lucky_just_below_the_capacity_promises_nothing(start: float | None) -> None:
+    """M/M/1 of 100 req/s, whose p99 is 200 ms at 77: no ramp of thirty makes sure of more than that."""
+    truth = 100 - np.log(100) / 0.2
+    for seed in range(30):
+        simulator = Simulator(Server(t0_s=0.01, sigma="exponential"), seed)
+        search = Search(SLA.parse("p99<200ms"), seed=seed, budget_s=60.0, start_rps=start)
+        while (step := search.next()) is not None and step.purpose == "ramp":
+            search.add(simulator.run_step(step, search.overloaded))
+        point = search.answer()
+        assert point.rate_rps is not None
+        assert point.rate_rps.high is not None
+        assert point.safe_rps is not None
+        assert point.safe_rps < truth < point.rate_rps.high
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rates_that_the_budget_allows_are_tried_before_it_is_unmet(seed: int) -> None:
+    """M/M/1 of 40 req/s that holds its SLA only below 4: no verdict says that there is no such rate."""
+    server = Server(t0_s=0.025, sigma="exponential")
+    limit_ms = 1e3 * np.log(100) / (40 - 4)
+    answer, _, simulator = find(server, f"p99<{limit_ms:.0f}ms", seed, budget_s=120.0)
+    assert answer.verdict != "unmet" or min(s.level for s in simulator.steps if s.purpose == "measure") < 8

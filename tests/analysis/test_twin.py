@@ -274,20 +274,35 @@ def test_the_pace_of_a_step_is_seen_by_a_twin_of_others() -> None:
         slower = replace(GPU, t0_s=factor * GPU.t0_s, t1_s=factor * GPU.t1_s)
         step = Step(rate_rps=0.7 * GPU.capacity_rps, duration_s=4.0, seed=9)
         seen = pace(found, Trace.of(Simulator(slower, 5).run_step(step), overload=False))
-        assert seen is not None
         assert seen.means == pytest.approx(min(factor, most), rel=0.03)
         assert seen.counts.sum() > 100
-    nothing = Trace(arrival_s=np.zeros(0), done_s=np.zeros(0), rate_rps=1.0, overload=False)
-    assert pace(found, nothing) is None
+
+
+def test_batches_that_are_few_a_second_are_resampled_in_runs_too() -> None:
+    """Ten services a second make no more than the usual run; where seconds differ they are not drawn singly."""
+    slow = Server(t0_s=0.05, t1_s=0.003, batch=16, spell_share=0.15, spell_factor=1.07)
+    for seed in range(1, 6):
+        found = fit(dwelling(slow, seed))
+        if isinstance(found, Twin) and found.uneven:
+            break
+    assert isinstance(found, Twin)
+    assert found.run == 25
+    assert relaw(found, np.arange(found.services)).restart == found.law.restart < 1
 
 
 def test_seconds_before_a_change_are_no_spells() -> None:
-    """Of ten seconds that were slower and twenty that are not, only the later ones count; of none nothing is told."""
+    """Of ten seconds that were slower and twenty that are not, only the later ones count; of none nothing is told.
+
+    Nor does how much services scattered before the change hide spells after it.
+    """
     dates, ratios = service_times(1, NEARLY_CONSTANT, seconds=30.0)
     seconds = Seconds.of(dates, ratios * np.where(dates < 10, 1.2, 1.0))
     assert spells([seconds]) > SPELLS
     assert spells([seconds], since_s=10.0) == 0
     assert spells([]) == 0
+    before = Seconds.of(dates, np.random.default_rng(1).exponential(size=dates.size))
+    after = Seconds.of(dates + 30, ratios * np.where(np.floor(dates) % 12 == 5, 1.2, 1.0))
+    assert spells([before, after], since_s=30.0) == spells([after]) > SPELLS
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
