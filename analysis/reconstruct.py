@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import heappushpop
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,35 @@ from numpy.typing import NDArray
 from analysis.queueing import Floats, Ints, Rule
 from analysis.step import Outcome, StepResult
 
+_CLOCK_S = 2e-6  # nothing is measured more exactly
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS, _MANY_RUNS = 6, 20
 _AS_MANY = 0.95
+_LEAST_APART, _OVERTAKING, _SPARE = 60, 0.005, 0.2  # replies; share of them below the least gap; of its spread
 _SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 _TOGETHER, _ALONE = 0.8, 0.1  # that lie in one or several at once, which of any lengths half may; of them in one
+
+
+class Gap(NamedTuple):
+    """Say how far apart, in order of arrival, neighbouring replies of one batch are, seconds.
+
+    Attributes:
+        most_s: At most; 0 with batches of one.
+        least_s: At least; negative where replies may overtake one another. Replies that leave one by one are as far
+            apart as that takes, and two batches that end at once are not.
+    """
+
+    most_s: float
+    least_s: float
+
+    @property
+    def exact(self) -> bool:
+        """Say that replies of one batch come at the very same time, as by a simulated clock."""
+        return self.most_s < 1e-6
+
+
+NO_GAP = Gap(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,8 +118,8 @@ class Services:
     odd: int
 
 
-def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
-    """Return suppositions, likeliest first: the largest batch, and up to which gap (s) completions may belong together.
+def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
+    """Return suppositions, likeliest first: the largest batch, and how far apart completions may be to belong together.
 
     In a deep backlog every batch is full, so a right gap cuts the completions into runs of one length, or of a few of
     them where several instances reply at once. For each length the smallest gap comes first that leaves nearly as many
@@ -107,9 +130,9 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
     for gap in _gap_candidates(traces):
         # At lower load small batches leave before a queue that is long only beside them: they count where overload was
         # too short to tell.
-        sizes = np.concatenate([_runs(trace, gap) for trace in traces if trace.overload] or [np.zeros(0, np.int64)])
+        sizes = np.concatenate([_runs(trace, gap)[1] for trace in traces if trace.overload] or [np.zeros(0, np.int64)])
         if sizes.size < _MANY_RUNS:
-            sizes = np.concatenate([_runs(trace, gap) for trace in traces])
+            sizes = np.concatenate([_runs(trace, gap)[1] for trace in traces])
         if sizes.size < _LEAST_RUNS:
             continue
         length, count = np.unique(sizes, return_counts=True)
@@ -123,7 +146,8 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[float]]]:
         if share > _REGULAR:
             found.setdefault(int(length[shares.argmax()]), []).append((share, gap))
     likely = sorted(sorted(found), key=lambda batch: -round(max(found[batch])[0], 1))[:_SUPPOSITIONS]
-    return [*((batch, _good(found[batch])) for batch in likely), (1, [0.0])]
+    told = [(batch, [_gap(traces, most_s, batch) for most_s in _good(found[batch])]) for batch in likely]
+    return [*told, (1, [NO_GAP])]
 
 
 def _good(shares: list[tuple[float, float]]) -> list[float]:
@@ -131,6 +155,20 @@ def _good(shares: list[tuple[float, float]]) -> list[float]:
     enough = _AS_MANY * max(share for share, _ in shares)
     good = [gap for share, gap in shares if share >= enough]
     return [good[0] * times for times in _LARGER if times == 1 or good[0] * times <= good[-1]]
+
+
+def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
+    """Return the gap whose lower end few replies of full batches fall below, in a deep backlog."""
+    apart = [np.zeros(0)]
+    for trace in traces if most_s > _EXACT_S else ():
+        firsts, sizes = _runs(trace, most_s)
+        full = firsts[sizes == batch]
+        apart.append(np.diff(trace.done_s[full[:, None] + np.arange(batch)], axis=1).reshape(-1))
+    seen = np.concatenate(apart)
+    if seen.size < _LEAST_APART:
+        return Gap(most_s, -most_s)
+    low, middle = np.quantile(seen, [_OVERTAKING, 0.5])
+    return Gap(most_s, max(float(low - _SPARE * (middle - low)) - _CLOCK_S, -most_s))
 
 
 def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
@@ -144,25 +182,25 @@ def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
     return [float(g) for g in np.geomspace(2e-5, max(2 * float(np.quantile(gaps, 0.98)), 4e-5), 40)]
 
 
-def _runs(trace: Trace, gap: float) -> Ints:
-    """Return the lengths of the runs of completions closer than a gap, while more waited than one run holds."""
-    cuts = np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap) + 1
+def _runs(trace: Trace, gap_s: float) -> tuple[Ints, Ints]:
+    """Return where runs of completions closer than a gap begin, and their lengths, while more waited than one holds."""
+    cuts = np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap_s) + 1
     if cuts.size < 3:
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     firsts, lasts = cuts[:-1], cuts[1:]
     sizes = lasts - firsts
     arrived = np.searchsorted(trace.arrival_s, trace.done_s[firsts - 1], side="right")
     deep = arrived - lasts > 2 * sizes
-    return sizes[deep]
+    return firsts[deep], sizes[deep]
 
 
-def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_rule: bool = True) -> Services:
+def reconstruct(trace: Trace, rule: Rule, gap: Gap, delay_s: float, *, by_rule: bool = True) -> Services:
     """Follow the rule through a trace, each instance becoming free when its last batch was seen to complete.
 
     Args:
         trace: Of one step.
         rule: Supposed rule of dispatch.
-        gap_s: Completions further apart are of different batches; 0 with batches of one.
+        gap: Completions further apart, or not so far, are of different batches.
         delay_s: J, seconds.
         by_rule: Where two batches may seem one (several instances, replies that spread), what arrived after a batch
             began is of the next one; needs the right `wait_s`.
@@ -170,9 +208,10 @@ def reconstruct(trace: Trace, rule: Rule, gap_s: float, delay_s: float, *, by_ru
     if rule.max_batch == 1:
         return _single(trace, rule, delay_s)
     arrival, done = trace.arrival_s, trace.done_s - delay_s
-    cuts = np.append(np.flatnonzero(np.abs(np.diff(trace.done_s)) > gap_s) + 1, arrival.size)
-    tolerance = 0.5 * gap_s if gap_s > _EXACT_S else 1e-9
-    if by_rule and rule.instances > 1 and gap_s > _EXACT_S:
+    apart = np.diff(trace.done_s)
+    cuts = np.append(np.flatnonzero((apart > gap.most_s) | (apart < gap.least_s)) + 1, arrival.size)
+    tolerance = 1e-9 if gap.exact else 0.5 * gap.most_s
+    if by_rule and rule.instances > 1 and not gap.exact:
         first, ready, close, finish = _told_apart(arrival, done, cuts, rule, tolerance)
     else:
         first = _full_from(np.append(0, cuts[:-1]), np.diff(cuts, prepend=0), rule.max_batch)

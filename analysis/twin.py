@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.pace import SPELL_S, SPELLS, Seconds, spells, stationary, usual
 from analysis.queueing import Floats, Ints, Law, Rule, capacity_rps, places_of
-from analysis.reconstruct import Services, Trace, batch_gaps, reconstruct, stab
+from analysis.reconstruct import Gap, Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
@@ -47,7 +47,7 @@ class Twin:
         base_s: Service time of a batch of b is base_s + per_item_s * b on average.
         per_item_s: See `base_s`.
         cv: Coefficient of variation of the ratios.
-        gap_s: Completions further apart are of different batches; 0 with batches of one.
+        gap: Between replies of one batch.
         delay_s: J.
         place_s: float (max_batch,), mean delay of a reply after the first of its batch, by its place in it.
         spread_s: float (m,), what that leaves of each reply's delay, a pool to draw from.
@@ -66,7 +66,7 @@ class Twin:
     base_s: float
     per_item_s: float
     cv: float
-    gap_s: float
+    gap: Gap
     delay_s: float
     place_s: Floats
     spread_s: Floats
@@ -100,7 +100,7 @@ class _Fit:
     """Hold what one supposed number of instances makes of the traces."""
 
     rule: Rule
-    gap_s: float
+    gap: Gap
     delay_s: float
     parts: list[Services]
     depends: float
@@ -143,13 +143,13 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
         scanned = sorted((_suppose(fewest, rule, gap) for gap in gaps[::2][:2] for rule in rules), key=_score)
         tried = scanned[0]
         if fewest is not few:
-            best_rules = ((replace(one.rule, wait_s=0.0), one.gap_s) for one in scanned[:_BEST])
+            best_rules = ((replace(one.rule, wait_s=0.0), one.gap) for one in scanned[:_BEST])
             tried = min((_suppose(few, rule, gap) for rule, gap in best_rules), key=_score)
-        others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap_s)
+        others = (_suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap)
         tried = min((tried, *others), key=lambda one: one.untidy)
         best = min((best or tried, tried), key=_score)
     assert best is not None
-    found = _suppose(traces, best.rule, best.gap_s)
+    found = _suppose(traces, best.rule, best.gap)
     refused = _refusal(found, traces)
     return refused or _law_over_time(found, traces)
 
@@ -166,42 +166,42 @@ def _beginnings(traces: Sequence[Trace], requests: int) -> Sequence[Trace]:
     return [trace.head(share) for trace in traces]
 
 
-def _suppose(traces: Sequence[Trace], rule: Rule, gap_s: float) -> _Fit:
+def _suppose(traces: Sequence[Trace], rule: Rule, gap: Gap) -> _Fit:
     """Reconstruct the services as if this were the rule, but for its waiting limit, which is found."""
     batch, delay = rule.max_batch, 0.0
     if batch == 1:
-        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
         delay = _delay_of_singles(parts)
         if delay:
-            parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+            parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
     else:
-        rule, delay, parts = _batches(traces, rule, gap_s)
+        rule, delay, parts = _batches(traces, rule, gap)
     ratios, sizes, waited = _ratios(parts, batch)
     service = np.concatenate([part.service_s for part in parts])
-    least = 1e-9 if gap_s < 1e-6 else gap_s
+    least = 1e-9 if gap.exact else gap.most_s
     return _Fit(
-        rule=rule, gap_s=gap_s, delay_s=delay, parts=parts, depends=_dependence(ratios, sizes, waited),
+        rule=rule, gap=gap, delay_s=delay, parts=parts, depends=_dependence(ratios, sizes, waited),
         negative=float(np.mean(service < -least)), odd=sum(part.odd for part in parts) / max(1, sizes.size),
         scatter=float(np.minimum(ratios, 4.0).std()),
     )  # fmt: skip
 
 
-def _batches(traces: Sequence[Trace], rule: Rule, gap_s: float) -> tuple[Rule, float, list[Services]]:
+def _batches(traces: Sequence[Trace], rule: Rule, gap: Gap) -> tuple[Rule, float, list[Services]]:
     """Find the waiting limit and J from who made it into which batch, in two rounds: each needs the other."""
     batch, delay = rule.max_batch, 0.0
-    parts = [reconstruct(trace, rule, gap_s, delay, by_rule=False) for trace in traces]
+    parts = [reconstruct(trace, rule, gap, delay, by_rule=False) for trace in traces]
     for _ in range(2):
         low, high = _waiting_limit(traces, parts, batch)
         rule = replace(rule, wait_s=0.5 * (low + high))
-        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
         delay = max(0.0, delay + _delay_of_batches(traces, parts, batch))
-        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
     if high > low:  # within what membership allows, where services that waited and others of their size agree
         ratios, sizes, waited = _ratios(parts, batch)
         longer, _ = _difference(ratios, sizes, waited)
         mean = float(np.mean(np.concatenate([part.service_s for part in parts])))
         rule = replace(rule, wait_s=min(max(rule.wait_s - longer * mean, low), high))
-        parts = [reconstruct(trace, rule, gap_s, delay) for trace in traces]
+        parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
     return rule, delay, parts
 
 
@@ -326,7 +326,7 @@ def _difference(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> tuple
 
 def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
     """Return why a first-come, first-served queue is no model of this server, or None."""
-    exact = found.gap_s < 1e-6
+    exact = found.gap.exact
     if found.negative > (_NEGATIVE if exact and not found.delay_s else _JITTERED_NEGATIVE):
         return "replies come in an order that no first-come, first-served queue gives"
     if found.depends > _DEPENDS:
@@ -397,7 +397,7 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
     restart = min(_restart(ratios), 1 / run) if uneven else _restart(ratios)
     return Twin(
         rule=found.rule, law=Law(batch_s=mean, ratios=ratios, delays_s=delays, restart=restart), run=run, uneven=uneven,
-        base_s=base, per_item_s=per_item, cv=float(ratios.std()), gap_s=found.gap_s, delay_s=found.delay_s,
+        base_s=base, per_item_s=per_item, cv=float(ratios.std()), gap=found.gap, delay_s=found.delay_s,
         sizes=sizes, service_s=service, dates_s=dates, place_s=place, spread_s=(spread - place[places])[-_POOL:],
         drift=change, trend=hypot(trend, uneven / seconds.counts.size**0.5),
         since_s=float(dates[0]) if begin else None,
@@ -406,7 +406,7 @@ def _law_over_time(found: _Fit, traces: Sequence[Trace]) -> Twin | str:
 
 def pace(twin: Twin, trace: Trace) -> Seconds:
     """Return how long the services of a step of at least one request took, as the twin sees them."""
-    part = reconstruct(trace, twin.rule, twin.gap_s, twin.delay_s)
+    part = reconstruct(trace, twin.rule, twin.gap, twin.delay_s)
     ratios = part.service_s / twin.law.batch_s[part.size]
     return Seconds.of(trace.start_s + part.start_s, np.clip(ratios, *usual(twin.law.ratios)))
 

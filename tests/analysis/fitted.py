@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis import Step, StepResult
 from analysis.queueing import Floats, Law, Rule
-from analysis.reconstruct import Trace
+from analysis.reconstruct import NO_GAP, Trace
 from analysis.twin import Twin
 from tests.bench.calibrate.des import Server, Simulator
 
@@ -40,7 +40,7 @@ def known(rule: Rule, batch_s: Sequence[float], ratios: Floats, delays_s: Floats
     delays = np.zeros(ratios.size) if delays_s is None else delays_s
     return Twin(
         rule=rule, law=Law(batch_s=table, ratios=ratios, delays_s=delays), base_s=batch_s[0], per_item_s=0.0,
-        cv=float(ratios.std()), gap_s=0.0, delay_s=0.0, place_s=np.zeros(rule.max_batch), spread_s=np.zeros(1), run=25,
+        cv=float(ratios.std()), gap=NO_GAP, delay_s=0.0, place_s=np.zeros(rule.max_batch), spread_s=np.zeros(1), run=25,
         sizes=sizes, service_s=table[sizes] * ratios, dates_s=np.arange(ratios.size, dtype=np.float64),
     )  # fmt: skip
 

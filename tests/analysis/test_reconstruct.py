@@ -8,7 +8,7 @@ import pytest
 
 from analysis import Outcome, Step, StepResult
 from analysis.queueing import Rule
-from analysis.reconstruct import Trace, batch_gaps, reconstruct, stab
+from analysis.reconstruct import NO_GAP, Gap, Trace, batch_gaps, reconstruct, stab
 from analysis.twin import Twin, fit
 from tests.analysis.fitted import GPU, MM1, traces
 from tests.bench.calibrate.des import Server
@@ -30,7 +30,7 @@ def test_services_of_the_known_rule_are_exact(instances: int, wait_s: float) -> 
     server = replace(EXACT, instances=instances, wait_s=wait_s)
     rule = Rule(instances=instances, max_batch=32, wait_s=wait_s)
     for trace in traces(server, 1, requests=1000):
-        found = reconstruct(trace, rule, 1e-7, 0.0)
+        found = reconstruct(trace, rule, Gap(1e-7, -1e-7), 0.0)
         assert found.odd == 0
         assert found.size.sum() == trace.arrival_s.size
         np.testing.assert_allclose(found.service_s, 0.002 + 0.0005 * found.size, atol=1e-8)
@@ -43,7 +43,7 @@ def test_members_of_a_paused_batch_show_how_late_it_began() -> None:
     arrival = np.array([0.0, 0.001, 0.012, 0.030])
     done = np.array([0.0155, 0.0155, 0.0155, 0.0380])  # began at 0.012, not at 0.005; three take 3.5 ms
     trace = Trace(arrival_s=arrival, done_s=done, rate_rps=100.0, overload=False)
-    found = reconstruct(trace, Rule(max_batch=8, wait_s=0.005), 1e-7, 0.0)
+    found = reconstruct(trace, Rule(max_batch=8, wait_s=0.005), Gap(1e-7, -1e-7), 0.0)
     assert found.size.tolist() == [3, 1]
     assert found.delay_s == pytest.approx([0.007, 0.0])
     assert found.service_s == pytest.approx([0.0035, 0.003])
@@ -55,11 +55,11 @@ def test_a_request_begins_when_the_cth_completion_before_it_has_passed() -> None
     trace = Trace(
         arrival_s=np.array([0.0, 1.0, 2.0, 9.0]), done_s=np.array([4.5, 3.5, 6.5, 10.5]), rate_rps=1.0, overload=False
     )
-    two = reconstruct(trace, Rule(instances=2), 0.0, 0.5)
+    two = reconstruct(trace, Rule(instances=2), NO_GAP, 0.5)
     assert two.start_s.tolist() == [0.0, 1.0, 3.0, 9.0]
     assert two.service_s.tolist() == [4.0, 2.0, 3.0, 1.0]
     assert two.waited.tolist() == [False, False, True, False]
-    assert reconstruct(trace, Rule(), 0.0, 0.5).service_s.tolist() == [4.0, -1.0, 2.0, 1.0]
+    assert reconstruct(trace, Rule(), NO_GAP, 0.5).service_s.tolist() == [4.0, -1.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -119,11 +119,11 @@ def test_batch_sizes_are_supposed_from_a_deep_backlog() -> None:
     for server in (GPU, replace(GPU, jitter_s=1e-4), replace(GPU, batch=8, reply_s=1e-4)):
         (likeliest, gaps), *_, last = batch_gaps(traces(server, 2))
         assert likeliest == server.batch
-        assert all(0 < gap < server.t0_s for gap in gaps)
-        assert last == (1, [0.0])
-    assert batch_gaps(traces(MM1, 1)) == [(1, [0.0])]
+        assert all(0 < gap.most_s < server.t0_s for gap in gaps)
+        assert last == (1, [NO_GAP])
+    assert batch_gaps(traces(MM1, 1)) == [(1, [NO_GAP])]
     nothing = Trace(arrival_s=np.zeros(0), done_s=np.zeros(0), rate_rps=1.0, overload=True)
-    assert batch_gaps([nothing]) == [(1, [0.0])]
+    assert batch_gaps([nothing]) == [(1, [NO_GAP])]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
@@ -138,6 +138,21 @@ def test_two_instances_that_reply_at_once_are_told_apart(seed: int) -> None:
     assert (found.rule.instances, found.rule.max_batch) == (2, 4)
     assert found.rule.wait_s < 2e-5
     assert found.capacity_rps == pytest.approx(server.capacity_rps, rel=0.01)
+
+
+def test_batches_that_end_at_once_by_chance_are_two() -> None:
+    """At 0.4 of the capacity, of two instances whose replies leave one by one: two single requests are no batch of two.
+
+    What is taken for one scatters more than the service does.
+    """
+    server = Server(t0_s=0.0015, t1_s=0.00035, batch=4, instances=2, sigma=0.07, network_s=3e-4, reply_s=6e-5)
+    server = replace(server, jitter_s=2e-5)
+    found = fit(traces(server, 1, loads=(0.05, 0.3, 0.4, 1.3, 0.42, 0.45, 0.4), requests=6000))
+    assert isinstance(found, Twin), found
+    assert found.gap.least_s == pytest.approx(6e-5 - 2e-5, abs=1e-5)
+    assert found.cv == pytest.approx(server.sigma, rel=0.15)
+    for batch in range(1, 5):
+        assert found.law.batch_s[batch] == pytest.approx(server.t0_s + server.t1_s * batch, rel=0.01)
 
 
 def test_stab_finds_where_most_intervals_lie() -> None:
