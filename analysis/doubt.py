@@ -79,8 +79,10 @@ def _resample(count: int, run: int, rng: np.random.Generator) -> Ints:
 def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, float, float]:
     """Return how many rare long delays were seen, and what their small number means for ln rate, below and above.
 
-    Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the violations,
-    as they come and without them, is simulated at rates further and further away, until alpha is met with so many.
+    A pause holds up everything that comes in it: services so long that began within one of them of each other count as
+    one event. Of k events the true number lies within Garwood's Poisson limits (Biometrika 1936). Their share of the
+    violations, as they come and without them, is simulated at rates further and further away, until alpha is met with
+    so many.
     """
     law = twin.law
     usual = np.median(law.ratios)
@@ -88,8 +90,11 @@ def rare_doubt(twin: Twin, rate_rps: float, sla: SLA, seed: int) -> tuple[int, f
     late = (law.ratios - usual) * float(law.batch_s[1:].mean()) + law.delays_s
     is_rare = late > _RARE_SHARE * sla.limit_s
     is_rare &= ((law.ratios - usual) > _RARE_SIGMA * robust) | (law.delays_s > 0)
-    count = int(is_rare.sum())
-    if not 0 < count <= _FEW:
+    if not is_rare.any():
+        return 0, 0.0, 0.0
+    apart = np.diff(twin.dates_s[is_rare])
+    count = 1 + int((apart > float(late[is_rare].max())).sum())
+    if count > _FEW:
         return 0, 0.0, 0.0
     without = replace(law, ratios=np.where(is_rare, usual, law.ratios), delays_s=np.where(is_rare, 0, law.delays_s))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import SLA
-from analysis.doubt import FLOOR
+from analysis.doubt import FLOOR, rare_doubt
 from analysis.forecast import Forecast, _pooled, _Stand, crossing, forecast
 from analysis.queueing import Rule, poisson_lanes, simulate
 from analysis.reconstruct import Trace
@@ -210,6 +210,18 @@ def test_rare_pauses_widen_the_interval() -> None:
     assert seen.rare == 8
     assert 0.05 < seen.below < 1.0
     assert 0.02 < seen.above < seen.below
+
+
+def test_what_one_pause_holds_up_is_one_event() -> None:
+    """Four pauses of 90 ms, in each of which fourteen requests came, are four events; far apart they are 56."""
+    ratios, sla = NEARLY_CONSTANT[:16_000].copy(), SLA.parse("p99<72ms")
+    for pause in range(4):
+        ratios[700 + 4000 * pause :][:14] += np.linspace(3.6, 2.0, 14)
+    twin = known(Rule(instances=8), [0.025], ratios)  # a service a second
+    together = replace(twin, dates_s=np.arange(ratios.size, dtype=np.float64) / 250)
+    (events, below, _), (requests, little, _) = (rare_doubt(one, 270.0, sla, 1) for one in (together, twin))
+    assert (events, requests) == (4, 56)
+    assert below > 2 * little
 
 
 def test_a_trend_is_part_of_the_doubt_and_a_known_load_leads_to_the_same_place() -> None:
