@@ -38,7 +38,7 @@ def ahead(
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module and item.originalname == name
     ]
-    request.getfixturevalue("tmp_path_factory").getbasetemp()  # before two threads make it at once, a different one each
+    request.getfixturevalue("tmp_path_factory").getbasetemp()  # before two threads at once make two
     pools = ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) if computes else ThreadPoolExecutor(at_once)
     with pools as pool:
         yield {case: pool.submit(run, case) for case in cases if case not in alone}
