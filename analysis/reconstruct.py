@@ -168,7 +168,8 @@ def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
     if seen.size < _LEAST_APART:
         return Gap(most_s, -most_s)
     low, middle = np.quantile(seen, [_OVERTAKING, 0.5])
-    return Gap(most_s, max(float(low - _SPARE * (middle - low)) - _CLOCK_S, -most_s))
+    least_s = float(low - _SPARE * (middle - low)) - _CLOCK_S
+    return Gap(most_s, least_s if least_s > 0 else -most_s)  # where they overtake one another, by how much may vary
 
 
 def _gap_candidates(traces: Sequence[Trace]) -> list[float]:
