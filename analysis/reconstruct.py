@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from analysis.queueing import Floats, Ints, Rule
 from analysis.step import Outcome, StepResult
 
-_CLOCK_S = 2e-6  # nothing is measured more exactly
+CLOCK_S = 2e-6  # nothing is measured more exactly
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS, _MANY_RUNS = 6, 20
 _AS_MANY = 0.95
@@ -158,7 +158,7 @@ def _good(shares: list[tuple[float, float]]) -> list[float]:
 
 
 def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
-    """Return the gap whose lower end few replies of full batches fall below, in a deep backlog."""
+    """Return the gap; with a lower end, that of full batches in a deep backlog, where replies leave one by one."""
     apart = [np.zeros(0)]
     for trace in traces if most_s > _EXACT_S else ():
         firsts, sizes = _runs(trace, most_s)
@@ -168,7 +168,7 @@ def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
     if seen.size < _LEAST_APART:
         return Gap(most_s, -most_s)
     low, middle = np.quantile(seen, [_OVERTAKING, 0.5])
-    least_s = float(low - _SPARE * (middle - low)) - _CLOCK_S
+    least_s = float(low - _SPARE * (middle - low)) - CLOCK_S
     return Gap(most_s, least_s if least_s > 0 else -most_s)  # where they overtake one another, by how much may vary
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.pace import SPELL_S, SPELLS, Seconds, spells, stationary, usual
 from analysis.queueing import Floats, Ints, Law, Rule, capacity_rps, places_of
-from analysis.reconstruct import Gap, Services, Trace, batch_gaps, reconstruct, stab
+from analysis.reconstruct import CLOCK_S, Gap, Services, Trace, batch_gaps, reconstruct, stab
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
@@ -23,7 +23,6 @@ NEAR = 0.4  # of the usual rate: from there on steps show the service law
 _LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
 _HARDLY_ANY = 0.001
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
-_CLOCK_S = 2e-6  # nothing is measured more exactly
 _LEAST_ORDER = 5.0  # services between the quantiles that a density is measured with
 _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _OUTSIDE = 0.02  # of the services, on either side, that may be no services at all
@@ -249,10 +248,10 @@ def _delay_of_singles(parts: Sequence[Services]) -> float:
     best = int(np.argmin(doubts))
     apart = np.quantile(idle, levels) - np.quantile(busy, levels)
     difference = float(apart[best])
-    if difference <= 2.5 * doubts[best] + _CLOCK_S or float(np.median(apart)) < 0.5 * difference:
+    if difference <= 2.5 * doubts[best] + CLOCK_S or float(np.median(apart)) < 0.5 * difference:
         return 0.0
-    ticks = np.diff(np.unique(np.round(service / _CLOCK_S)))
-    if ticks.size and difference < 1.5 * _CLOCK_S * float(ticks.min()):  # a tick of a coarser clock: by chance
+    ticks = np.diff(np.unique(np.round(service / CLOCK_S)))
+    if ticks.size and difference < 1.5 * CLOCK_S * float(ticks.min()):  # a tick of a coarser clock: by chance
         return 0.0
     longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
     return min(difference, longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these

@@ -120,6 +120,7 @@ def test_batch_sizes_are_supposed_from_a_deep_backlog() -> None:
         (likeliest, gaps), *_, last = batch_gaps(traces(server, 2))
         assert likeliest == server.batch
         assert all(0 < gap.most_s < server.t0_s for gap in gaps)
+        assert all((gap.least_s > 0) == bool(server.reply_s) for gap in gaps)  # else they overtake one another
         assert last == (1, [NO_GAP])
     assert batch_gaps(traces(MM1, 1)) == [(1, [NO_GAP])]
     nothing = Trace(arrival_s=np.zeros(0), done_s=np.zeros(0), rate_rps=1.0, overload=True)
