@@ -165,6 +165,17 @@ def _is_slow(looks: Sequence[Look], sla: SLA) -> bool:
     return min(fast) > sla.limit_s and in_flight >= _HOPELESS_IN_FLIGHT and sla.quantile > 0.1
 
 
+def slow_since_sent(result: StepResult, slas: Sequence[SLA]) -> bool:
+    """Say that nine in ten requests violate an SLA even without the time that they waited in the client.
+
+    False where a request failed: then the client may have been short of more than time.
+    """
+    if result.sent_ns is None or not result.offered or (result.outcome != Outcome.OK).any():
+        return False
+    fast = float(np.quantile(result.done_ns - result.sent_ns, 0.1)) / 1e9
+    return any(fast > sla.limit_s for sla in slas)
+
+
 @dataclass(frozen=True, slots=True)
 class Descent:
     """Look for a rate that passes where the ones tried fail: from near the capacity down to a twentieth of it.

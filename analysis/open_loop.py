@@ -13,7 +13,7 @@ from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
 from analysis.evidence import FLATTEST, load, rate_at, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
-from analysis.look import Descent, Look, error_crossing, hopeless_rates
+from analysis.look import Descent, Look, error_crossing, hopeless_rates, slow_since_sent
 from analysis.operating_point import Confirmation
 from analysis.ramp import Plan, Ramp
 from analysis.sla import SLA
@@ -469,7 +469,10 @@ class OpenLoop:
     # learning ----------------------------------------------------------------------------------------------------
 
     def add(self, result: StepResult, *, stopped: bool) -> None:
-        """Take a result in; `stopped` says that `overloaded` ended it. What is not sound is not fitted."""
+        """Take a result in; `stopped` says that `overloaded` ended it. What is not sound is not fitted.
+
+        A step whose requests left late shows all the same that a server which is too slow when idle is so still.
+        """
         rate = float(result.step.rate_rps or 0)
         client = next((reason for reason in result.reasons if reason.kind == "client"), None)
         self._client_steps = self._client_steps + 1 if client is not None else 0
@@ -477,6 +480,9 @@ class OpenLoop:
         if client is not None and self._client_steps > 1 and (self.client_rps is None or rate < self.client_rps):
             self.client, self.client_rps = client, rate
         if not result.sound:
+            if not stopped and hopeless_rates(self.looks, self.slas) is not None and slow_since_sent(result, self.slas):
+                self._measures += result.step.purpose != "ramp"
+                self.looks.append(Look.of(result, self.slas, self.scale_s))
             return
         if result.offered == 0:
             self.ramp.stretch()

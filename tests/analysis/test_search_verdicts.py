@@ -370,6 +370,25 @@ def test_one_hiccup_of_the_client_is_no_limit() -> None:
     assert answer.rate_rps.low <= 553.6 <= (answer.rate_rps.high or 0)
 
 
+@pytest.mark.parametrize(("late_ns", "verdict"), [(4_000_000, "unmet"), (56_000_000, "undecided")])
+def test_a_server_that_is_too_slow_when_idle_is_so_by_steps_that_left_late_too(late_ns: int, verdict: str) -> None:
+    """Of replies that took 60 ms, a client that sent 4 ms late explains no 10 ms; one that sent 56 ms late does."""
+    search, simulator, spoilt = (
+        Search(SLA.parse("p99<10ms"), budget_s=25.0),
+        Simulator(Server(t0_s=0.06, instances=5000)),
+        0,
+    )
+    while (step := search.next()) is not None:
+        result = simulator.run_step(step, search.overloaded)
+        if step.purpose == "measure":
+            spoilt += 1
+            late = (Reason("client", "requests left late"),)
+            result = replace(result, sent_ns=result.due_ns + late_ns, reasons=late)
+        search.add(result)
+    assert spoilt
+    assert search.answer().verdict == verdict
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_server_that_refuses_in_overload_is_promised_for_no_more_than_it_keeps(seed: int) -> None:
     """Failures begin at 400 req/s and exceed their budget of 0.1 % at 402: no safe rate beyond, and a bracket there."""
