@@ -11,6 +11,7 @@ from analysis.closed_loop import Level
 from analysis.step import Outcome, StepProgress, StepResult
 
 _ERROR = 0.015  # relative, of the capacity: good enough to leave the ramp
+_SEEN_S = 1.5  # of overload: so many batches tell how large they are, and that the server does keep up its pace
 _POOR_ERROR, _HOLDS = 0.05, 3  # else overload is held once more, and up to three times where the error stays poor
 _FIRST_RPS = 3.0  # low enough for nearly any server, and a second and a half of it is hardly ever empty
 _FLAT = 1.15  # of the idle latency: up to there nothing queues
@@ -85,10 +86,12 @@ class Ramp:
         """Measure the capacity where the overload that was seen is too short; go down where nothing completed."""
         known = self.capacity
         if known is not None:
-            if known.error <= (_POOR_ERROR if self._holds else _ERROR) or self._holds >= _HOLDS:
+            seen = known.error <= _ERROR and known.n >= _SEEN_S * known.rate_rps
+            if seen or (self._holds and known.error <= _POOR_ERROR) or self._holds >= _HOLDS:
                 return None
             self._holds += 1
-            length = min(max(3.0, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
+            longer = _SEEN_S if known.error <= _ERROR else 3.0
+            length = min(max(longer, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
             rate = max(known.rate_rps * (1.3 + 2 * min(known.error, 0.2)), 1.2 * (self.calm_rps or 0.0))
             return self._rung(min(rate, ceiling_rps or rate), length)
         if self.calm_rps is None:

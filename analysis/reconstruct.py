@@ -21,7 +21,8 @@ CLOCK_S = 2e-6  # nothing is measured more exactly
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS, _MANY_RUNS = 6, 20
 _AS_MANY = 0.95
-_LEAST_APART, _OVERTAKING, _SPARE = 60, 0.005, 0.2  # replies; share of them below the least gap; of its spread
+_LEAST_APART, _OVERTAKING, _SPARE = 60, 0.01, 0.2  # replies; share of batches below the least gap; of its spread
+_LOOP_S = 2e-5  # so near, at most, a client sees replies that came at the same time: it takes them one by one
 _SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 _TOGETHER, _ALONE = 0.8, 0.1  # that lie in one or several at once, which of any lengths half may; of them in one
@@ -159,17 +160,17 @@ def _good(shares: list[tuple[float, float]]) -> list[float]:
 
 def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
     """Return the gap; with a lower end, that of full batches in a deep backlog, where replies leave one by one."""
-    apart = [np.zeros(0)]
+    apart = [np.zeros((0, batch - 1))]  # a row for each full batch
     for trace in traces if most_s > _EXACT_S else ():
         firsts, sizes = _runs(trace, most_s)
         full = firsts[sizes == batch]
-        apart.append(np.diff(trace.done_s[full[:, None] + np.arange(batch)], axis=1).reshape(-1))
+        apart.append(np.diff(trace.done_s[full[:, None] + np.arange(batch)], axis=1))
     seen = np.concatenate(apart)
     if seen.size < _LEAST_APART:
         return Gap(most_s, -most_s)
-    low, middle = np.quantile(seen, [_OVERTAKING, 0.5])
-    least_s = float(low - _SPARE * (middle - low)) - CLOCK_S
-    return Gap(most_s, least_s if least_s > 0 else -most_s)  # where they overtake one another, by how much may vary
+    low, middle = float(np.quantile(seen.min(axis=1), _OVERTAKING)), float(np.median(seen))
+    least_s = low - _SPARE * (middle - low) - CLOCK_S
+    return Gap(most_s, least_s if least_s > _LOOP_S else -most_s)  # where they overtake one another, by how much varies
 
 
 def _gap_candidates(traces: Sequence[Trace]) -> list[float]:

@@ -156,6 +156,20 @@ def test_batches_that_end_at_once_by_chance_are_two() -> None:
         assert found.law.batch_s[batch] == pytest.approx(server.t0_s + server.t1_s * batch, rel=0.01)
 
 
+def test_few_replies_that_overtake_one_another_tear_no_batch() -> None:
+    """Over sockets replies of one batch come 5 us apart, and one in 500 is held up by 20 us: no least gap is theirs."""
+    rng = np.random.default_rng(1)
+    seen = [
+        replace(trace, done_s=trace.done_s + 2e-5 * (rng.random(trace.done_s.size) < 0.002))
+        for trace in traces(replace(GPU, reply_s=5e-6), 3)
+    ]
+    assert all(gap.least_s < 0 for _, gaps in batch_gaps(seen)[:-1] for gap in gaps)
+    found = fit(seen)
+    assert isinstance(found, Twin), found
+    assert found.cv == pytest.approx(GPU.sigma, rel=0.1)
+    assert found.capacity_rps == pytest.approx(GPU.capacity_rps, rel=0.01)
+
+
 def test_stab_finds_where_most_intervals_lie() -> None:
     """[2, 3) lies in three of the four; empty intervals and no intervals at all count for nothing."""
     lows, highs = np.array([0.0, 2.0, 1.0, 7.0, 5.0]), np.array([3.0, 9.0, 4.0, 8.0, 5.0])

@@ -195,6 +195,17 @@ def test_the_ramp_is_quick() -> None:
     assert quick >= 36
 
 
+def test_a_glimpse_of_overload_is_no_capacity() -> None:
+    """However equal its batches are, half a second of overload is held for longer: it must tell how large they are."""
+    for seed in range(10):
+        simulator, search, overload_s = Simulator(GPU, seed=seed), Search(SLA.parse("p99<200ms"), seed=seed), 0.0
+        while (step := search.next()) is not None and step.purpose == "ramp":
+            result = simulator.run_step(step, search.overloaded)
+            search.add(result)
+            overload_s += result.offered_span_s * ((step.rate_rps or 0) > GPU.capacity_rps)
+        assert overload_s >= 1.5
+
+
 @pytest.mark.parametrize("start", [0.1, 1.0, None])
 def test_the_first_rung_expects_three_requests(start: float | None) -> None:
     """Poisson arrivals leave it empty once in twenty times at most."""

@@ -72,8 +72,10 @@ def main() -> None:
     options = parser.parse_args()
     truth, error = true_rate(options.requests)
     print(f"\ntruth: {truth:.1f} req/s (s.e. {error:.1f})\n")
-    print("| seed | verdict | req/s | 95 % interval | half-width | safe rate | truth inside | safe <= 560 | wall s |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| seed | verdict | by | req/s | 95 % interval | half-width | safe rate | truth inside | safe <= 560 | wall s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     inside = []
     for seed in range(options.runs):
         answer = run_once(seed)
@@ -83,7 +85,7 @@ def main() -> None:
         miss = max(low - truth, truth - high)
         inside.append(miss <= 0)
         print(
-            f"| {seed} | {answer['verdict']} | {rate['value']:.0f} | {low:.0f} to {high:.0f} | "
+            f"| {seed} | {answer['verdict']} | {answer['method']} | {rate['value']:.0f} | {low:.0f} to {high:.0f} | "
             f"{(high - low) / 2 / rate['value']:.1%} | {safe:.0f} | {'yes' if miss <= 0 else f'no, by {miss:.0f}'} | "
             f"{'yes' if safe <= 560 else f'no, by {safe - 560:.0f}'} | {answer['process_s']:.0f} |",
             flush=True,
