@@ -127,7 +127,7 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
     requests in runs of it as any, and then larger ones: smaller gaps tear a batch apart whose replies were held up,
     larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
     """
-    found: dict[int, list[tuple[float, float]]] = {}
+    found: dict[int, list[tuple[float, float, float]]] = {}  # share, requests and gap
     for gap in _gap_candidates(traces):
         # At lower load small batches leave before a queue that is long only beside them: they count where overload was
         # too short to tell.
@@ -145,16 +145,19 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
         shares = np.where((together > _TOGETHER) & (held > _ALONE), together, held) * whole
         share = float(shares.max())
         if share > _REGULAR:
-            found.setdefault(int(length[shares.argmax()]), []).append((share, gap))
+            found.setdefault(int(length[shares.argmax()]), []).append((share, share * float(sizes.sum()), gap))
     likely = sorted(sorted(found), key=lambda batch: -round(max(found[batch])[0], 1))[:_SUPPOSITIONS]
     told = [(batch, [_gap(traces, most_s, batch) for most_s in _good(found[batch])]) for batch in likely]
     return [*told, (1, [NO_GAP])]
 
 
-def _good(shares: list[tuple[float, float]]) -> list[float]:
-    """Return gaps by the share of the requests in runs of the length, from the smallest with nearly as many on."""
-    enough = _AS_MANY * max(share for share, _ in shares)
-    good = [gap for share, gap in shares if share >= enough]
+def _good(found: list[tuple[float, float, float]]) -> list[float]:
+    """Return gaps from the smallest on with which nearly as many requests as with any lie in runs of the length.
+
+    So many of them, not such a share: where nearly all batches are joined, the few that are left may all be full.
+    """
+    enough = _AS_MANY * max(requests for _, requests, _ in found)
+    good = [gap for _, requests, gap in found if requests >= enough]
     return [good[0] * times for times in _LARGER if times == 1 or good[0] * times <= good[-1]]
 
 

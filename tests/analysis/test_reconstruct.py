@@ -170,6 +170,20 @@ def test_few_replies_that_overtake_one_another_tear_no_batch() -> None:
     assert found.capacity_rps == pytest.approx(GPU.capacity_rps, rel=0.01)
 
 
+def test_torn_batches_make_no_gap_that_joins_them_all() -> None:
+    """One reply in 300 is held up beyond its batch, while the server is a little faster than it was before.
+
+    Of a gap as long as those between the faster batches only the other runs are left: all full, and right by half.
+    """
+    (before,), (trace,) = (
+        traces(replace(GPU, reply_s=5e-6, t0_s=t0_s), 1, loads=(1.3,)) for t0_s in (GPU.t0_s + 0.004, GPU.t0_s)
+    )
+    trace = replace(trace, done_s=trace.done_s + np.where(np.arange(trace.done_s.size) % 300 == 150, 0.04, 0.0))
+    (batch, gaps), *_ = batch_gaps([before, trace])
+    assert batch == GPU.batch
+    assert gaps[0].most_s < 0.001  # and between batches 18 ms
+
+
 def test_stab_finds_where_most_intervals_lie() -> None:
     """[2, 3) lies in three of the four; empty intervals and no intervals at all count for nothing."""
     lows, highs = np.array([0.0, 2.0, 1.0, 7.0, 5.0]), np.array([3.0, 9.0, 4.0, 8.0, 5.0])
