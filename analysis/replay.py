@@ -21,7 +21,7 @@ from analysis.twin import Twin
 _REPLAYS = 12
 _CHANCE = 4.0  # variances of chance below which a difference is none
 _CHECKED = (10.0, 3.0, 1.0)  # times the allowed share: p90, p97 and p99 for p99
-_LEAST_REPLAYED, _LONGEST_REPLAY = 200, 12_000  # requests of a step
+_LEAST_REPLAYED, _LONGEST_REPLAY = 100, 12_000  # requests of a step
 _REPLAYED, _NEAR = 6, 0.16  # steps, of ln rate
 _SETTLES = 0.995  # of the capacity
 _ALIKE = 0.02  # of ln rate: such rates are simulated as one

@@ -91,7 +91,7 @@ class Twin:
     @property
     def enough(self) -> bool:
         """Say that so many services were seen that their law is known."""
-        return self.services >= 150 + 1800 * min(self.cv, 1.0)
+        return self.services >= 150 + 500 * min(self.cv, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

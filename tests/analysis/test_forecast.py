@@ -269,7 +269,7 @@ def test_a_wrong_twin_is_found_out(seen: tuple[Twin, list[Trace]], slower: float
 def test_overload_and_short_steps_are_not_replayed(seen: tuple[Twin, list[Trace]]) -> None:
     """With nothing else there is no check."""
     twin, observed = seen
-    assert replay(twin, [trace.head(100) for trace in observed], 500.0, 0.01, 1) is None
+    assert replay(twin, [trace.head(99) for trace in observed], 500.0, 0.01, 1) is None
     assert replay(twin, [trace for trace in observed if trace.overload], 500.0, 0.01, 1) is None
 
 
