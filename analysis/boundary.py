@@ -17,7 +17,8 @@ does not carry from one load to another, and the lower ends come from counting t
 (Biometrika 1936) of a compound Poisson count at the mean load measured, carried down from there with the flattest slope
 seen anywhere, never up. On every server the lower ends stay at or below the highest rate that was run.
 
-Pauses rarer than one in a tenth of the time measured are not covered.
+Pauses rarer than one in a third of the time measured may not have been met, and those rarer than one in a tenth of it
+were met so seldom that how often they come is hardly known.
 """
 
 from dataclasses import dataclass, replace

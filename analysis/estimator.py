@@ -168,13 +168,13 @@ class TwinEstimator:
         if self.twin is not None and _is_another(fitted, self.twin):
             self._paces.clear()  # they were told by the one before
         if spells(self._paces, fitted.since_s) > SPELLS:
-            return IN_SPELLS, True
+            return IN_SPELLS, fitted.plenty
         forecasts = {}
         for sla in self.slas:
             load = self._load(str(sla), counted, capacity)
             found = forecast(fitted, sla, seed, load, wanted=self.precision / _z(_TWO_SIDED, fitted))
             if found is None:
-                return "the fitted server meets the SLA at no rate", True
+                return "the fitted server meets the SLA at no rate", fitted.plenty
             forecasts[str(sla)] = found
         tightest = min(forecasts.values(), key=lambda f: f.rate_rps)
         allowed = min(sla.violation_share for sla in self.slas)

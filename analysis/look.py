@@ -1,7 +1,7 @@
 """What one step said, and what the steps together say about failing: descent, errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log, sqrt
 from typing import Self
 
@@ -165,15 +165,22 @@ def _is_slow(looks: Sequence[Look], sla: SLA) -> bool:
     return min(fast) > sla.limit_s and in_flight >= _HOPELESS_IN_FLIGHT and sla.quantile > 0.1
 
 
-def slow_since_sent(result: StepResult, slas: Sequence[SLA]) -> bool:
-    """Say that nine in ten requests violate an SLA even without the time that they waited in the client.
+def since_sent(result: StepResult) -> StepResult | None:
+    """Return a step whose requests left late as if each had been due when it left; None where that is not its fault.
 
-    False where a request failed: then the client may have been short of more than time.
+    That is where the client was short of more than time to send them: a request failed, or never left, or its books do
+    not close. Time that the client took to read the replies is in it still.
     """
-    if result.sent_ns is None or not result.offered or (result.outcome != Outcome.OK).any():
-        return False
-    fast = float(np.quantile(result.done_ns - result.sent_ns, 0.1)) / 1e9
-    return any(fast > sla.limit_s for sla in slas)
+    sent = result.sent_ns
+    if sent is None or result.offered < _FEWEST or any(reason.kind != "client" for reason in result.reasons):
+        return None
+    if (result.outcome != Outcome.OK).any() or not sent.all():
+        return None
+    order = np.argsort(sent, kind="stable")
+    return replace(
+        result, due_ns=sent[order], sent_ns=sent[order], done_ns=result.done_ns[order], outcome=result.outcome[order],
+        first_byte_ns=None if result.first_byte_ns is None else result.first_byte_ns[order],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _notes(loop: OpenLoop) -> Iterator[str]:
     cold = sum(look.warmup_s for look in loop.looks)
     if cold:
         yield f"The server was warming up for {cold:.2g} s of the steps (by the MSER rule), which were left out"
-    measured = sum(look.dwell.length_s for look in loop.looks)
+    measured = loop.measured_s
     if measured >= 1 and loop.crossings:
         # rule of three: of pauses that come three times in such a run on average, one run in twenty meets none
         yield f"Pauses rarer than one in {measured / 3:.2g} s may not have been met in a run of this length"

@@ -13,7 +13,7 @@ from analysis.capacity import Capacity, measure_capacity
 from analysis.estimator import SETTLED_S, TwinEstimator
 from analysis.evidence import FLATTEST, load, rate_at, relaxation_s
 from analysis.judgement import ERROR_BUDGET, Verdict, judge
-from analysis.look import Descent, Look, error_crossing, hopeless_rates, slow_since_sent
+from analysis.look import Descent, Look, error_crossing, hopeless_rates, since_sent
 from analysis.operating_point import Confirmation
 from analysis.ramp import Plan, Ramp
 from analysis.sla import SLA
@@ -53,7 +53,7 @@ class OpenLoop:
         budget_s: Of the whole search.
         ramp: How it begins.
         max_rps: Highest rate allowed, or None.
-        looks: Sound steps that did not overload, in time order.
+        looks: Sound steps that did not overload, in time order; where the idle server is too slow, late ones too.
         client: Why the client was the limit, at its lowest such rate `client_rps`.
         counted: Crossings by the bound's name that counting violations gives.
         twin: The primary estimator; where it is not believed, counting answers.
@@ -469,10 +469,7 @@ class OpenLoop:
     # learning ----------------------------------------------------------------------------------------------------
 
     def add(self, result: StepResult, *, stopped: bool) -> None:
-        """Take a result in; `stopped` says that `overloaded` ended it. What is not sound is not fitted.
-
-        A step whose requests left late shows all the same that a server which is too slow when idle is so still.
-        """
+        """Take a result in; `stopped` says that `overloaded` ended it. What is not sound is not fitted."""
         rate = float(result.step.rate_rps or 0)
         client = next((reason for reason in result.reasons if reason.kind == "client"), None)
         self._client_steps = self._client_steps + 1 if client is not None else 0
@@ -480,9 +477,8 @@ class OpenLoop:
         if client is not None and self._client_steps > 1 and (self.client_rps is None or rate < self.client_rps):
             self.client, self.client_rps = client, rate
         if not result.sound:
-            if not stopped and hopeless_rates(self.looks, self.slas) is not None and slow_since_sent(result, self.slas):
-                self._measures += result.step.purpose != "ramp"
-                self.looks.append(Look.of(result, self.slas, self.scale_s))
+            if not stopped and hopeless_rates(self.looks, self.slas) is not None:
+                self._add_late(result)
             return
         if result.offered == 0:
             self.ramp.stretch()
@@ -513,6 +509,17 @@ class OpenLoop:
         self._evaluate(again=result.step.purpose == "confirm")
         if result.step.purpose == "confirm":
             self._confirm(result, stopped=stopped)
+
+    def _add_late(self, result: StepResult) -> None:
+        """Take in a step whose requests left late, where it shows from their leaving on what all before it show.
+
+        That is, that an idle server is too slow already.
+        """
+        sent = since_sent(result)
+        look = None if sent is None else Look.of(sent, self.slas, self.scale_s)
+        if look is not None and hopeless_rates([*self.looks, look], self.slas) is not None:
+            self._measures += result.step.purpose != "ramp"
+            self.looks.append(look)
 
     def _evaluate(self, *, again: bool) -> None:
         """Solve for the crossings anew: by counting, and by the twin with counting as its referee."""

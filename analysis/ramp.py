@@ -11,7 +11,9 @@ from analysis.closed_loop import Level
 from analysis.step import Outcome, StepProgress, StepResult
 
 _ERROR = 0.015  # relative, of the capacity: good enough to leave the ramp
-_SEEN_S = 1.5  # of overload: so many batches tell how large they are, and that the server does keep up its pace
+_SEEN_S = 1.5  # of overload: in a glimpse of it few batches are seen, from which their size is to be told
+_HOLD_S, _HOLD_REQUESTS = 3.0, 600  # a hold is so long, or where the capacity is known that lasts so many requests
+_HOLD_ABOVE = 1.3  # times the capacity: overload that a hold shows surely
 _POOR_ERROR, _HOLDS = 0.05, 3  # else overload is held once more, and up to three times where the error stays poor
 _FIRST_RPS = 3.0  # low enough for nearly any server, and a second and a half of it is hardly ever empty
 _FLAT = 1.15  # of the idle latency: up to there nothing queues
@@ -89,10 +91,13 @@ class Ramp:
             seen = known.error <= _ERROR and known.n >= _SEEN_S * known.rate_rps
             if seen or (self._holds and known.error <= _POOR_ERROR) or self._holds >= _HOLDS:
                 return None
+            is_known = known.error <= _ERROR
+            if is_known and ceiling_rps is not None and ceiling_rps < _HOLD_ABOVE * known.rate_rps:
+                return None
             self._holds += 1
-            longer = _SEEN_S if known.error <= _ERROR else 3.0
-            length = min(max(longer, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
-            rate = max(known.rate_rps * (1.3 + 2 * min(known.error, 0.2)), 1.2 * (self.calm_rps or 0.0))
+            least_s = max(_SEEN_S, min(_HOLD_S, _HOLD_REQUESTS / known.rate_rps)) if is_known else _HOLD_S
+            length = min(max(least_s, 300 / known.rate_rps), max(10.0, 12 / known.rate_rps))
+            rate = max(known.rate_rps * (_HOLD_ABOVE + 2 * min(known.error, 0.2)), 1.2 * (self.calm_rps or 0.0))
             return self._rung(min(rate, ceiling_rps or rate), length)
         if self.calm_rps is None:
             return self._rung(overload_rps / 4)

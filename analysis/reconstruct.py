@@ -21,8 +21,8 @@ CLOCK_S = 2e-6  # nothing is measured more exactly
 _EXACT_S = 1e-7  # clocks that are simulated: what completes together does so exactly
 _LEAST_RUNS, _MANY_RUNS = 6, 20
 _AS_MANY = 0.95
-_LEAST_APART, _OVERTAKING, _SPARE = 60, 0.01, 0.2  # replies; share of batches below the least gap; of its spread
-_LOOP_S = 2e-5  # so near, at most, a client sees replies that came at the same time: it takes them one by one
+_LEAST_FULL, _OVERTAKING, _SPARE = 20, 0.01, 0.2  # full batches; share of them below the least gap; of its spread
+_LOOP_S = 2e-5  # so near a client sees replies that came at the same time, which it takes one by one: 3 to 8 us here
 _SUPPOSITIONS, _LARGER = 2, (1.0, 1.6, 2.5, 4.0, 6.5)
 _REGULAR = 0.4  # share of the requests of a deep backlog that lie in batches of the one size
 _TOGETHER, _ALONE = 0.8, 0.1  # that lie in one or several at once, which of any lengths half may; of them in one
@@ -119,6 +119,14 @@ class Services:
     odd: int
 
 
+class _Found(NamedTuple):
+    """Say what a gap makes of the completions: which share of the requests, and how many, lie in full batches."""
+
+    share: float
+    requests: float
+    gap: float
+
+
 def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
     """Return suppositions, likeliest first: the largest batch, and how far apart completions may be to belong together.
 
@@ -127,13 +135,14 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
     requests in runs of it as any, and then larger ones: smaller gaps tear a batch apart whose replies were held up,
     larger ones join batches, which at lower load follow one another faster. Batches of one, with a gap of 0, come last.
     """
-    found: dict[int, list[tuple[float, float, float]]] = {}  # share, requests and gap
-    for gap in _gap_candidates(traces):
-        # At lower load small batches leave before a queue that is long only beside them: they count where overload was
-        # too short to tell.
-        sizes = np.concatenate([_runs(trace, gap)[1] for trace in traces if trace.overload] or [np.zeros(0, np.int64)])
-        if sizes.size < _MANY_RUNS:
-            sizes = np.concatenate([_runs(trace, gap)[1] for trace in traces])
+    found: dict[int, list[_Found]] = {}
+    candidates = _gap_candidates(traces)
+    # At lower load small batches leave before a queue that is long only beside them: they count where overload was too
+    # short to tell.
+    told = _sizes([trace for trace in traces if trace.overload], candidates)
+    if max((sizes.size for sizes in told), default=0) < _MANY_RUNS:
+        told = _sizes(traces, candidates)
+    for gap, sizes in zip(candidates, told, strict=True):
         if sizes.size < _LEAST_RUNS:
             continue
         length, count = np.unique(sizes, return_counts=True)
@@ -145,19 +154,25 @@ def batch_gaps(traces: Sequence[Trace]) -> list[tuple[int, list[Gap]]]:
         shares = np.where((together > _TOGETHER) & (held > _ALONE), together, held) * whole
         share = float(shares.max())
         if share > _REGULAR:
-            found.setdefault(int(length[shares.argmax()]), []).append((share, share * float(sizes.sum()), gap))
-    likely = sorted(sorted(found), key=lambda batch: -round(max(found[batch])[0], 1))[:_SUPPOSITIONS]
-    told = [(batch, [_gap(traces, most_s, batch) for most_s in _good(found[batch])]) for batch in likely]
-    return [*told, (1, [NO_GAP])]
+            one = _Found(share=share, requests=share * float(sizes.sum()), gap=gap)
+            found.setdefault(int(length[shares.argmax()]), []).append(one)
+    likely = sorted(sorted(found), key=lambda batch: -round(max(one.share for one in found[batch]), 1))[:_SUPPOSITIONS]
+    supposed = [(batch, [_gap(traces, most_s, batch) for most_s in _good(found[batch])]) for batch in likely]
+    return [*supposed, (1, [NO_GAP])]
 
 
-def _good(found: list[tuple[float, float, float]]) -> list[float]:
+def _sizes(traces: Sequence[Trace], gaps: Sequence[float]) -> list[Ints]:
+    """Return the lengths of the runs of all traces, for each gap."""
+    return [np.concatenate([np.zeros(0, np.int64), *(_runs(trace, gap)[1] for trace in traces)]) for gap in gaps]
+
+
+def _good(found: Sequence[_Found]) -> list[float]:
     """Return gaps from the smallest on with which nearly as many requests as with any lie in runs of the length.
 
     So many of them, not such a share: where nearly all batches are joined, the few that are left may all be full.
     """
-    enough = _AS_MANY * max(requests for _, requests, _ in found)
-    good = [gap for _, requests, gap in found if requests >= enough]
+    enough = _AS_MANY * max(one.requests for one in found)
+    good = [one.gap for one in found if one.requests >= enough]
     return [good[0] * times for times in _LARGER if times == 1 or good[0] * times <= good[-1]]
 
 
@@ -169,7 +184,7 @@ def _gap(traces: Sequence[Trace], most_s: float, batch: int) -> Gap:
         full = firsts[sizes == batch]
         apart.append(np.diff(trace.done_s[full[:, None] + np.arange(batch)], axis=1))
     seen = np.concatenate(apart)
-    if seen.size < _LEAST_APART:
+    if seen.shape[0] < _LEAST_FULL:
         return Gap(most_s, -most_s)
     low, middle = float(np.quantile(seen.min(axis=1), _OVERTAKING)), float(np.median(seen))
     least_s = low - _SPARE * (middle - low) - CLOCK_S

@@ -131,7 +131,9 @@ def _compare(
     mean = simulated.mean(axis=3)
     slope = np.maximum((mean[:, :, 1] - mean[:, :, 0]) / log(1 + faster), 0.3)
     variance = simulated[:, :, 0].var(axis=2, ddof=1)
-    variance = 0.5 * (variance + variance.mean(axis=0)) * (1 + 1 / _REPLAYS) + 1e-6  # of few replays: drawn together
+    requests = np.array([[trace.arrival_s.size] for trace in near])
+    alike = (variance * requests).mean(axis=0) / requests  # as if a request told as much in every step
+    variance = 0.5 * (variance + alike) * (1 + 1 / _REPLAYS) + 1e-6  # of few replays: drawn together
     apart = (seen - mean[:, :, 0]) / slope
     weight = slope**2 / variance
     pooled = (weight * apart).sum(axis=0) / weight.sum(axis=0)

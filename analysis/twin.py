@@ -90,8 +90,13 @@ class Twin:
 
     @property
     def enough(self) -> bool:
-        """Say that so many services were seen that their law is known."""
+        """Say that so many services were seen that their law is known, as well as resampling them tells."""
         return self.services >= 150 + 500 * min(self.cv, 1.0)
+
+    @property
+    def plenty(self) -> bool:
+        """Say that what such a law cannot be will not change with more of them."""
+        return self.services >= 150 + 1800 * min(self.cv, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

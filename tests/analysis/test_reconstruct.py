@@ -157,17 +157,23 @@ def test_batches_that_end_at_once_by_chance_are_two() -> None:
 
 
 def test_few_replies_that_overtake_one_another_tear_no_batch() -> None:
-    """Over sockets replies of one batch come 5 us apart, and one in 500 is held up by 20 us: no least gap is theirs."""
+    """Replies of one batch come 50 us apart, and one in 250 is held up by 60 us: one batch in 8 has no least gap."""
     rng = np.random.default_rng(1)
     seen = [
-        replace(trace, done_s=trace.done_s + 2e-5 * (rng.random(trace.done_s.size) < 0.002))
-        for trace in traces(replace(GPU, reply_s=5e-6), 3)
+        replace(trace, done_s=trace.done_s + 6e-5 * (rng.random(trace.done_s.size) < 0.004))
+        for trace in traces(replace(GPU, reply_s=5e-5), 3)
     ]
     assert all(gap.least_s < 0 for _, gaps in batch_gaps(seen)[:-1] for gap in gaps)
     found = fit(seen)
     assert isinstance(found, Twin), found
     assert found.cv == pytest.approx(GPU.sigma, rel=0.1)
     assert found.capacity_rps == pytest.approx(GPU.capacity_rps, rel=0.01)
+
+
+def test_replies_that_a_client_reads_at_once_have_no_least_gap() -> None:
+    """5 us apart they are as near as those of two batches that end at once."""
+    seen = traces(replace(GPU, reply_s=5e-6), 3)
+    assert all(gap.least_s < 0 for _, gaps in batch_gaps(seen)[:-1] for gap in gaps)
 
 
 def test_torn_batches_make_no_gap_that_joins_them_all() -> None:

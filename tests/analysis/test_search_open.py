@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import SLA, OperatingPoint, Search, Step, StepProgress
+from analysis.capacity import Capacity
 from analysis.look import Look
 from analysis.open_loop import OpenLoop
 from analysis.ramp import Ramp
@@ -195,15 +196,27 @@ def test_the_ramp_is_quick() -> None:
     assert quick >= 36
 
 
-def test_a_glimpse_of_overload_is_no_capacity() -> None:
+@pytest.mark.parametrize("server", [GPU, replace(GPU, batch=8, t0_s=0.016, t1_s=0.003)])
+def test_a_glimpse_of_overload_is_no_capacity(server: Server) -> None:
     """However equal its batches are, half a second of overload is held for longer: it must tell how large they are."""
     for seed in range(10):
-        simulator, search, overload_s = Simulator(GPU, seed=seed), Search(SLA.parse("p99<200ms"), seed=seed), 0.0
+        simulator, search = Simulator(server, seed=seed), Search(SLA.parse("p99<200ms"), seed=seed)
         while (step := search.next()) is not None and step.purpose == "ramp":
-            result = simulator.run_step(step, search.overloaded)
-            search.add(result)
-            overload_s += result.offered_span_s * ((step.rate_rps or 0) > GPU.capacity_rps)
-        assert overload_s >= 1.5
+            search.add(simulator.run_step(step, search.overloaded))
+        capacity = search._open.ramp.capacity
+        assert capacity is not None
+        assert capacity.n >= 1.5 * capacity.rate_rps
+
+
+def test_a_glimpse_below_a_ceiling_is_kept() -> None:
+    """At 1.2 of the capacity a short hold may show no overload, and would wipe out what a rung at the ceiling did."""
+    ramp = Ramp(limit_s=0.2, calm_rps=400.0, overload_rps=685.0)
+    ramp.forget(Capacity(rate_rps=571.0, error=0.01, n=300))
+    assert ramp.plan(685.0) is None
+    hold = ramp.plan(None)
+    assert hold is not None
+    assert hold.rate_rps > 1.3 * 571
+    assert hold.duration_s == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("start", [0.1, 1.0, None])

@@ -123,11 +123,14 @@ def test_the_time_of_a_batch_follows_its_size_and_not_chance() -> None:
 
 
 def test_random_service_takes_more_services_to_know() -> None:
-    """200 services of a nearly constant law are enough, of an exponential one they are not; 2,000 are."""
+    """200 services of a nearly constant law are enough, of an exponential one 700 are, and 2,500 are plenty."""
     rng = np.random.default_rng(0)
-    assert known(Rule(), [0.01], mean_one(rng.lognormal(0, 0.02, 200))).enough
-    assert not known(Rule(), [0.01], mean_one(rng.exponential(size=200))).enough
-    assert known(Rule(), [0.01], mean_one(rng.exponential(size=2500))).enough
+    assert known(Rule(), [0.01], mean_one(rng.lognormal(0, 0.02, 200))).plenty
+    assert not known(Rule(), [0.01], mean_one(rng.exponential(size=500))).enough
+    few = known(Rule(), [0.01], mean_one(rng.exponential(size=700)))
+    assert few.enough
+    assert not few.plenty
+    assert known(Rule(), [0.01], mean_one(rng.exponential(size=2500))).plenty
 
 
 def _without_pauses(ratios: Floats) -> Floats:
