@@ -200,7 +200,5 @@ def _reason(loop: OpenLoop, verdict: Verdict, failed: str | None, over: bool) ->
             return f"The interval is ±{width}, within the asked ±{asked}, and a step at the safe rate held the SLA."
     drift = " The server changed while it was measured." if point is not None and point.drift else ""
     end = f"The budget of {loop.budget_s:g} s ended first" if over else "The search was stopped before its end"
-    state = (
-        f", at ±{width} where ±{asked} was asked." if point is not None else ", before the SLA's limit was located."
-    )
+    state = f", at ±{width} where ±{asked} was asked." if point is not None else ", before the SLA's limit was located."
     return end + state + drift

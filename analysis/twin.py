@@ -28,7 +28,7 @@ _DEPENDS, _NEGATIVE, _ODD = 0.06, 0.004, 0.04
 _OUTSIDE = 0.02  # of the services, on either side, that may be no services at all
 _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
-_BATCH_OFF = 0.1  # of the logarithm of the mean batch
+_BATCH_OFF, _MISCOUNTED = 0.1, 3  # of the logarithm of the mean batch; batches, where few were seen
 _CORRELATED = 0.15
 _RUNS, _FEWEST_RUNS, _RELATED_Z = (2, 5, 25), 10, 3.0  # services; runs; of the variance of their means
 _POOL = 50_000
@@ -338,7 +338,8 @@ def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
     if found.odd > _ODD:
         return "batches cannot be told apart, or are not filled in order of arrival"
     for part, trace in zip(found.parts, traces, strict=True):
-        if trace.mean_batch is not None and abs(log(float(part.size.mean()) / trace.mean_batch)) > _BATCH_OFF:
+        told = part.size.size if trace.mean_batch is None else trace.arrival_s.size / trace.mean_batch
+        if abs(log(part.size.size / told)) > _BATCH_OFF and abs(part.size.size - told) > _MISCOUNTED:
             return f"the server counted {trace.mean_batch:.3g} requests a batch, not {float(part.size.mean()):.3g}"
     waited = [
         float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20

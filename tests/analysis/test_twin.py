@@ -133,6 +133,22 @@ def test_random_service_takes_more_services_to_know() -> None:
     assert known(Rule(), [0.01], mean_one(rng.exponential(size=2500))).plenty
 
 
+@pytest.mark.parametrize(
+    ("requests", "miscounted", "is_believed"), [(400, 2, True), (400, 6, False), (1500, 10, False)]
+)
+def test_batches_are_held_against_those_that_the_server_counted(
+    requests: int, miscounted: int, is_believed: bool
+) -> None:
+    """Two of some twenty that a short step tore say nothing of the rule; more, or one in five of many, do."""
+    seen = traces(GPU, 3)
+    (short,) = traces(GPU, 4, loads=(1.3,), requests=requests)
+    batches = np.unique(short.done_s).size
+    seen.append(replace(short, start_s=1e3, mean_batch=short.arrival_s.size / (batches - miscounted)))
+    found = fit(seen)
+    assert isinstance(found, Twin) == is_believed
+    assert is_believed or "the server counted" in str(found)
+
+
 def _without_pauses(ratios: Floats) -> Floats:
     drawn_in: Floats = np.clip(ratios, *usual(ratios))
     return drawn_in
