@@ -477,7 +477,7 @@ class OpenLoop:
         if client is not None and self._client_steps > 1 and (self.client_rps is None or rate < self.client_rps):
             self.client, self.client_rps = client, rate
         if not result.sound:
-            if not stopped and hopeless_rates(self.looks, self.slas) is not None:
+            if not stopped:
                 self._add_late(result)
             return
         if result.offered == 0:
@@ -515,9 +515,11 @@ class OpenLoop:
 
         That is, that an idle server is too slow already.
         """
-        sent = since_sent(result)
-        look = None if sent is None else Look.of(sent, self.slas, self.scale_s)
-        if look is not None and hopeless_rates([*self.looks, look], self.slas) is not None:
+        sent = since_sent(result) if hopeless_rates(self.looks, self.slas) is not None else None
+        if sent is None:
+            return
+        look = Look.of(sent, self.slas, self.scale_s)
+        if hopeless_rates([*self.looks, look], self.slas) is not None:
             self._measures += result.step.purpose != "ramp"
             self.looks.append(look)
 

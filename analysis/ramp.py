@@ -88,11 +88,11 @@ class Ramp:
         """Measure the capacity where the overload that was seen is too short; go down where nothing completed."""
         known = self.capacity
         if known is not None:
-            seen = known.error <= _ERROR and known.n >= _SEEN_S * known.rate_rps
-            if seen or (self._holds and known.error <= _POOR_ERROR) or self._holds >= _HOLDS:
+            is_known, glimpse = known.error <= _ERROR, known.n < _SEEN_S * known.rate_rps
+            is_capped = ceiling_rps is not None and ceiling_rps < _HOLD_ABOVE * known.rate_rps
+            if is_known and (is_capped or not glimpse):
                 return None
-            is_known = known.error <= _ERROR
-            if is_known and ceiling_rps is not None and ceiling_rps < _HOLD_ABOVE * known.rate_rps:
+            if self._holds >= _HOLDS or (self._holds and known.error <= _POOR_ERROR):
                 return None
             self._holds += 1
             least_s = max(_SEEN_S, min(_HOLD_S, _HOLD_REQUESTS / known.rate_rps)) if is_known else _HOLD_S

@@ -338,8 +338,10 @@ def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
     if found.odd > _ODD:
         return "batches cannot be told apart, or are not filled in order of arrival"
     for part, trace in zip(found.parts, traces, strict=True):
-        told = part.size.size if trace.mean_batch is None else trace.arrival_s.size / trace.mean_batch
-        if abs(log(part.size.size / told)) > _BATCH_OFF and abs(part.size.size - told) > _MISCOUNTED:
+        if trace.mean_batch is None:
+            continue
+        seen, told = part.size.size, trace.arrival_s.size / trace.mean_batch
+        if abs(log(seen / told)) > _BATCH_OFF and abs(seen - told) > _MISCOUNTED:
             return f"the server counted {trace.mean_batch:.3g} requests a batch, not {float(part.size.mean()):.3g}"
     waited = [
         float(part.waited.mean()) for part, trace in zip(found.parts, traces, strict=True) if part.size.size >= 20
