@@ -36,7 +36,7 @@ from analysis.sla import SLA
 from analysis.stationarity import Stationarity, stationarity
 
 _Y = np.linspace(-4.0, 6.2, 256)
-_TWO_SIDED, _ONE_SIDED = 0.018, 0.027  # nominal 0.025 and 0.05, less for stopping when the interval looks narrow
+_TWO_SIDED, _ONE_SIDED = 0.020, 0.030  # nominal 0.025 and 0.05, less for stopping when the interval looks narrow
 _ENOUGH = 3.0  # independent looks near the crossing: no need to go further for more
 _SLOPE = 2.5  # d ln P / dy
 _REGULAR = 2.5  # -d ln P / d ln t

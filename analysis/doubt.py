@@ -17,6 +17,7 @@ from analysis.twin import Twin, relaw
 SHOWN = (0.5, 0.95, 0.99)  # quantiles of the answer
 FLOOR = 0.003  # standard deviation that no fit goes below, of ln rate
 _LAWS = 32  # that are resampled
+_MOST = 40_000  # services of a resample
 _RESAMPLED, _ROUNDS = 400_000, 8  # requests of a round of all resamples, rounds
 _EXACTLY = 160_000  # requests of a simulation that is compared with others
 _RARE_SIGMA, _RARE_SHARE = 8.0, 0.25
@@ -30,10 +31,13 @@ _STRAIGHT, _FURTHEST_SD = 0.025, 1.0  # of ln rate: up to there ln p is straight
 def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed: int) -> tuple[float, list[float]]:
     """Return the standard deviation of ln rate over resampled service laws, the simulation's own share taken off.
 
-    And those of the logarithms of p50, p95 and p99 there.
+    And those of the logarithms of p50, p95 and p99 there. Of many services fewer are drawn, and the variances, which
+    go as 1 / services, taken for those of them all (m out of n: Bickel, Goetze and van Zwet 1997).
     """
     rng = np.random.default_rng([seed, 4])
-    laws = [_ordered(relaw(twin, _resample(twin.services, twin.run, rng))) for _ in range(_LAWS)]
+    many = min(twin.services, _MOST)
+    laws = [_ordered(relaw(twin, _resample(twin.services, many, twin.run, rng))) for _ in range(_LAWS)]
+    of_all = many / twin.services
     tops = np.array([capacity_rps(twin.rule, law) for law in laws])
     scale = tops / twin.capacity_rps
     alpha = sla.violation_share
@@ -47,12 +51,13 @@ def resampled_doubt(twin: Twin, sla: SLA, rate_rps: float, slope: float, *, seed
         apart = shares - shares.mean(axis=0)  # from the other laws, on the same arrivals
         own = float(apart.var(axis=1, ddof=1).mean()) / shares.shape[1]
         mean = np.maximum(shares.mean(axis=1), 0.02 * alpha)
-        variance = float((np.log(scale) - np.log(mean / alpha) / slope).var(ddof=1))
-        chance = own / (max(float(mean.mean()), 0.02 * alpha) * slope) ** 2
+        variance = of_all * float((np.log(scale) - np.log(mean / alpha) / slope).var(ddof=1))
+        chance = of_all * own / (max(float(mean.mean()), 0.02 * alpha) * slope) ** 2
         if chance < max(0.3 * variance, (0.5 * FLOOR) ** 2):
             break
-    doubts = np.log([np.quantile(one.seconds, SHOWN) for one in seen]).std(axis=0, ddof=1)
-    return sqrt(max(variance - 0.7 * chance, 0.25 * variance, float(np.log(scale).var(ddof=1)))), doubts.tolist()
+    doubts = np.log([np.quantile(one.seconds, SHOWN) for one in seen]).std(axis=0, ddof=1) * sqrt(of_all)
+    least = max(0.25 * variance, of_all * float(np.log(scale).var(ddof=1)))
+    return sqrt(max(variance - 0.7 * chance, least)), doubts.tolist()
 
 
 def _ordered(law: Law) -> Law:
@@ -68,11 +73,11 @@ def _ordered(law: Law) -> Law:
     return Law(batch_s=law.batch_s, ratios=law.ratios[order], delays_s=law.delays_s[order])
 
 
-def _resample(count: int, run: int, rng: np.random.Generator) -> Ints:
-    """Return indices of as many services, drawn in blocks of a run."""
-    block = max(1, min(run, count // 8))
-    starts = rng.integers(0, count - block + 1, -(-count // block))
-    index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:count]
+def _resample(count: int, many: int, run: int, rng: np.random.Generator) -> Ints:
+    """Return indices of so many of the services, drawn in blocks of a run."""
+    block = max(1, min(run, many // 8))
+    starts = rng.integers(0, count - block + 1, -(-many // block))
+    index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:many]
     return index
 
 

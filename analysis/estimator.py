@@ -34,7 +34,7 @@ _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
 _FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
-_LATER = 1.8  # times the evidence of the last fit before it is fitted again
+_LATER, _AGAIN = 2.5, 1.2  # times the evidence of the last fit before it is fitted again, and to confirm the answer
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class TwinEstimator:
             capacity: As measured in overload.
             counted: The crossings that counting violations gives, by the SLA's text: the referee.
             seed: Of the simulations.
-            again: Fit even where there is little more.
+            again: Fit even where there is not much more: the answer is being confirmed.
         """
         if self.arrivals != "poisson":
             self.give_up(f"it knows Poisson arrivals, and these are {self.arrivals}")
@@ -142,8 +142,9 @@ class TwinEstimator:
             return
         seconds = self.seconds
         waiting = self.refused is not None and self.refused.endswith("yet")
-        settles = self._fitted < SETTLED_S <= seconds
-        if seconds < _LATER * self._fitted and not (again or waiting or settles or self._contradicted(counted)):
+        settles = any(self._fitted < least <= seconds for least in (SETTLED_S, SETTLED_RANDOM_S))
+        later = _AGAIN if again else _LATER
+        if seconds < later * self._fitted and not (waiting or settles or self._contradicted(counted)):
             return
         self._fitted = seconds
         why, lasting = self._try(capacity, counted, seed)

@@ -23,6 +23,7 @@ _ENOUGH, _FEWEST = 3.0, 0.01  # independent looks; clusters of slow requests
 _FURTHEST = 1.5  # in y: of the crossing from the mean load that was measured
 _MOST_DOUBT = 0.5  # of the slope: no server seen was further from the prior
 _ROUNDS, _STEPS, _STEPS_TO_SETTLE = 8, 24, 6
+_OF_A_CAUSE = 8.0  # degrees of freedom
 _GRID = np.linspace(0.0, 3.0, 601)
 
 
@@ -50,10 +51,9 @@ class Line:
 
     def ends(self, level: float) -> tuple[float, float]:
         """Return the y beyond which p is surely, at a one-sided level, below or above what is allowed."""
-        z = float(stats.t.ppf(1 - level, 2 * max(self.causes, 1.5)))
-        slope = self.slope * float(np.exp(-0.5 * self.slope_doubt))
+        z = float(stats.t.ppf(1 - level, _OF_A_CAUSE * max(self.causes, 1.5)))
         low, high = (
-            float(_GRID[np.argmax(slope * _GRID >= z * np.hypot(self.sd * self.slope, bend))])
+            float(_GRID[np.argmax(self.slope * _GRID >= z * np.hypot(self.sd * self.slope, bend))])
             for bend in (_BEND * (sign * _GRID - self.middle) ** 2 for sign in (-1, 1))
         )
         return self.y - (low or float(_GRID[-1])), self.y + (high or float(_GRID[-1]))
@@ -90,7 +90,7 @@ def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: f
         return None
     height, steep = _deviations(evidence, evidence.y - y, log(allowed), slope, dispersion)
     return Line(
-        y=y, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT), middle=middle, causes=causes,
+        y=y - height**2 / slope, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT), middle=middle, causes=causes,
         capacity_rps=capacity_rps,
     )  # fmt: skip
 

@@ -58,8 +58,8 @@ class Steady:
         batch = twin.rule.max_batch
         memory = max(rate * relaxation_s(rate, capacity_rps(twin.rule, law), limit_s) for law, rate in cases)
         warm = int(min(max(_SETTLES * memory, _LEAST_WARM), _WARM if batch > 1 else _WARM_SINGLE))
-        # of batches many short lanes cost less
-        self._each = max(warm // 2, _LEAST_WARM, _LEAST_BATCHES * batch) if batch > 1 else min(3 * warm, _WARM_SINGLE)
+        is_stepped = batch > 1 or twin.rule.instances > 1  # many short lanes cost less: the steps are one for them all
+        self._each = max(warm // 2, _LEAST_WARM, _LEAST_BATCHES * batch) if is_stepped else min(3 * warm, _WARM_SINGLE)
         self._lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
         self._each = max(min(self._each, -(-requests // self._lanes)), _LEAST_BATCHES * batch)
         self._twin, self._limit_s = twin, limit_s
