@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, hypot, log
+from math import exp, hypot, inf, log
 from typing import Self
 
 import numpy as np
@@ -34,7 +34,7 @@ _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
 _FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
-_LATER, _AGAIN = 2.5, 1.2  # times the evidence of the last fit before it is fitted again, and to confirm the answer
+_LATER, _AGAIN = 2.5, 1.2  # times the evidence of the last fit: when it is fitted again, and how soon at the earliest
 
 
 @dataclass(slots=True)
@@ -143,8 +143,8 @@ class TwinEstimator:
         seconds = self.seconds
         waiting = self.refused is not None and self.refused.endswith("yet")
         settles = any(self._fitted < least <= seconds for least in (SETTLED_S, SETTLED_RANDOM_S))
-        later = _AGAIN if again else _LATER
-        if seconds < later * self._fitted and not (waiting or settles or self._contradicted(counted)):
+        due_s = min(_LATER * self._fitted, max(_AGAIN * self._fitted, 0.0 if again else self._narrow_s))
+        if seconds < due_s and not (waiting or settles or self._contradicted(counted)):
             return
         self._fitted = seconds
         why, lasting = self._try(capacity, counted, seed)
@@ -155,6 +155,12 @@ class TwinEstimator:
         if check is not None and not why:
             most = capacity.rate_rps * (1 + 2.5 * capacity.error)
             self.crossings = {name: self._crossing(found, check, most) for name, found in self.forecasts.items()}
+
+    @property
+    def _narrow_s(self) -> float:
+        """Return the seconds of steps after which the interval's width may end the search; infinite if never."""
+        needed = [self.needed_s(name, self.precision) for name in self.forecasts] if self.believed else [None]
+        return max(self.least_s, *(inf if seconds is None else seconds for seconds in needed))
 
     def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> tuple[str | None, bool]:
         """Return why the twin is refused, or None, and whether more data are unlikely to change that."""

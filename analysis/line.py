@@ -89,9 +89,10 @@ def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: f
     if allowed * float(seen.sum()) / dispersion < _ENOUGH or abs(middle) > _FURTHEST or abs(moved) >= 0.1:
         return None
     height, steep = _deviations(evidence, evidence.y - y, log(allowed), slope, dispersion)
+    # ln of a mean lies above the mean of ln, and the median of a count of clusters below its mean: half a variance each
     return Line(
-        y=y - height**2 / slope, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT), middle=middle, causes=causes,
-        capacity_rps=capacity_rps,
+        y=y - height**2 / slope, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT),
+        middle=middle, causes=causes, capacity_rps=capacity_rps,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _RECHECK_S = (20.0, 80.0, 1e9)  # of measuring, before the capacity is measured 
 _RECENTLY_S = 12.0  # and when the answer rests on counting, unless it was measured so lately
 _CHANGED = 0.03
 _SPEAKS = 0.97  # of the safe rate: a step at less confirms it no more
+_HIGHEST = 0.99  # of the capacity: few servers hold an SLA so near to it
 _LOWEST = 0.3  # of the capacity: nothing is unmet before so low a rate was tried
 _EARLY_S = 20.0  # a server that is too slow may be a cold one up to then
 _NEAR = 0.7  # of a rate: whether a step there failed by its bad moments tells of the rate
@@ -179,7 +180,8 @@ class OpenLoop:
             lows.append(rate_at(top, float(load(rate, top)) - log(share) / FLATTEST))
         failed = [look.rate_rps for look in self.looks if not look.ramp and not look.passes]
         low, high = min(max(lows), *failed, top), capacity.rate_rps * (1 + 2.5 * capacity.error)
-        return Crossing(rate_rps=sqrt(low * high), low_rps=low, high_rps=high, safe_rps=low)
+        middle = rate_at(top, 0.5 * float(load(low, top) + load(_HIGHEST * top, top)))
+        return Crossing(rate_rps=min(max(middle, low), high), low_rps=low, high_rps=high, safe_rps=low)
 
     @property
     def binding(self) -> str:
@@ -388,7 +390,8 @@ class OpenLoop:
         top = capacity.rate_rps * (1 + capacity.error)
         drain = 4 * self.scale_s + 0.2
         descent = Descent(self.looks, self.slas, capacity.rate_rps)
-        if not descent.passed and self.looks and (self._measures or self.looks[-1].is_failure):
+        lost = self.looks and not descent.passed and not self.twin.believed
+        if lost and (self._measures or self.looks[-1].is_failure):
             lower = descent.next_rate(self._longest_descent_s, self.ceiling_rps)
             again = None if lower else descent.again(self._longest_descent_s)
             lower, length = again or (lower or min(_FIRST_LOAD * capacity.rate_rps, self.ceiling_rps or inf), 0.0)
@@ -423,7 +426,7 @@ class OpenLoop:
             y = max(y, max(passed) + 0.5)  # nothing slow was seen yet: the crossing is above what passed
         if passed:
             y = max(min(y, max(passed) + log(_GROWTH)), max(passed) - 0.6)
-        else:
+        elif not self.twin.believed:
             y = max(y, min(float(load(look.rate_rps, top)) for look in measured) - 1.5)
         rate = min(rate_at(top, y), ceiling)
         rate = min(rate, self._highest_rate(top))
@@ -526,14 +529,15 @@ class OpenLoop:
     def _evaluate(self, *, again: bool) -> None:
         """Solve for the crossings anew: by counting, and by the twin with counting as its referee."""
         capacity = self.capacity
-        if capacity is None or not Descent(self.looks, self.slas, capacity.rate_rps).passed:
-            self.counted = {}
-            return
         dwells = tuple(look.dwell for look in self.looks if not look.ramp)
-        self.counted = {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
-        if self.ramp.capacity is not None:
+        has_passed = capacity is not None and Descent(self.looks, self.slas, capacity.rate_rps).passed
+        self.counted = (  # before any rate passes there is nothing to count from; the twin may know
+            {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
+            if capacity is not None and has_passed else {}
+        )  # fmt: skip
+        if self.ramp.capacity is not None and dwells:
             self.twin.update(self.ramp.capacity, self.counted, self.seed, again=again)
-        errors = error_crossing(self.looks, self.error_budget)
+        errors = error_crossing(self.looks, self.error_budget) if has_passed else None
         if errors is not None:
             self.counted[ERROR_BUDGET] = errors
 

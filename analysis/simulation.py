@@ -6,6 +6,7 @@ alpha the share allowed, M the twin's capacity, y = ln (rate / (M - rate)) the l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from analysis.twin import Twin
 
 _COARSE = 80_000  # requests of a simulation that need not be exact, or more
 _WARM, _WARM_SINGLE = 60_000, 12_500  # requests of a lane, at most, before it is taken for settled
-_SETTLES, _LEAST_WARM = 3.0, 300  # times the queue's memory; requests
+_SETTLES, _SETTLES_SOON = 3.0, 1.5  # times the queue's memory; so near to the capacity that a wrong p matters little
+_UNSETTLED = 0.0044  # slope of ln p in y, 4.4, times an error of 0.001 of ln rate
+_LEAST_WARM = 300  # requests
 _LEAST_BATCHES = 4  # of a lane in a round, as full ones
 _FEWEST_LANES, _FEWEST = 64, 4  # of all cases together, and of each
 _PIECE = 100_000  # requests that are simulated together, in all lanes, so that they stay in the cache
@@ -56,8 +59,11 @@ class Steady:
         self, twin: Twin, cases: Sequence[tuple[Law, float]], limit_s: float, requests: int, seed: Sequence[int]
     ) -> None:
         batch = twin.rule.max_batch
-        memory = max(rate * relaxation_s(rate, capacity_rps(twin.rule, law), limit_s) for law, rate in cases)
-        warm = int(min(max(_SETTLES * memory, _LEAST_WARM), _WARM if batch > 1 else _WARM_SINGLE))
+        tops = [capacity_rps(twin.rule, law) for law, _ in cases]
+        memory = max(rate * relaxation_s(rate, top, limit_s) for (_, rate), top in zip(cases, tops, strict=True))
+        idle = max(1 - rate / top for (_, rate), top in zip(cases, tops, strict=True))
+        settles = min(max(log(max(idle, _UNSETTLED) / _UNSETTLED), _SETTLES_SOON), _SETTLES)
+        warm = int(min(max(settles * memory, _LEAST_WARM), _WARM if batch > 1 else _WARM_SINGLE))
         is_stepped = batch > 1 or twin.rule.instances > 1  # many short lanes cost less: the steps are one for them all
         self._each = max(warm // 2, _LEAST_WARM, _LEAST_BATCHES * batch) if is_stepped else min(3 * warm, _WARM_SINGLE)
         self._lanes = max(-(-requests // self._each), _FEWEST_LANES // len(cases), _FEWEST)
