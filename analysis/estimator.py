@@ -30,6 +30,8 @@ _CONTRADICTS = 9.0  # squared standard deviations between twin and counting
 _ENOUGH_CLUSTERS = 6.0
 SETTLED_S, SETTLED_RANDOM_S, _STEADY = 25.0, 60.0, 0.1  # the first up to that coefficient of variation
 _SETTLING = 0.05  # doubt about ln rate after half of the shortest such time: a server may still warm up
+_CHANGING, _CHANGED_S = 0.012, 60.0  # after half of this time: it may be changing too slowly to show it yet
+_OF_WIDTH = 0.7  # of an interval, that this doubt may take up
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
 _FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
@@ -216,7 +218,7 @@ class TwinEstimator:
         return counted[name].rate_rps / capacity.rate_rps if name in counted else None
 
     def _crossing(self, found: Forecast, check: Check, most_rps: float) -> Crossing:
-        settling = _SETTLING * max(0.0, SETTLED_S / self.seconds - 1)
+        settling = max(_SETTLING * (SETTLED_S / self.seconds - 1), _CHANGING * (2 - 2 * self.seconds / _CHANGED_S), 0.0)
         two, one = _z(_TWO_SIDED, self.twin), _z(_ONE_SIDED, self.twin)
         below, above = (hypot(found.sd, check.misfit, rare, settling) for rare in (found.below, found.above))
         rate = found.rate_rps
@@ -234,8 +236,10 @@ class TwinEstimator:
         rare = 0.5 * (found.below + found.above)
         lately = found.lately**2 + rare**2
         fixed = hypot(found.sd, self.check.misfit, rare) ** 2 - lately
-        left = (precision / _z(_TWO_SIDED, self.twin)) ** 2 - fixed
-        return self._fitted * lately / left if left > 0 else None
+        wanted = precision / _z(_TWO_SIDED, self.twin)
+        left = wanted**2 - fixed
+        unchanged_s = _CHANGED_S * (1 - 0.5 * _OF_WIDTH * wanted / _CHANGING)
+        return max(self._fitted * lately / left, unchanged_s) if left > 0 else None
 
     def quantiles(self, name: str) -> list[Estimate | None]:
         """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""

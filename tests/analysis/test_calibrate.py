@@ -246,7 +246,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path: Path) -> None:
         }
         for index, task in enumerate(left):
             broken = index == 1 and len(left) > 2
-            yield task, {"error": "lost"} if broken else {"answers": {"15": stop, "30": stop, "stop": stop}}
+            yield task, {"error": "lost"} if broken else {"answers": {"15": stop, "20": stop, "30": stop, "stop": stop}}
 
     path = tmp_path / "runs.jsonl"
     run_all(todo, path, work)

@@ -8,7 +8,7 @@ from tests.bench.calibrate.des import Simulator
 from tests.bench.calibrate.peers import RULES
 from tests.bench.calibrate.servers import Case
 
-MARKS_S = (15.0, 30.0, 60.0, 120.0)
+MARKS_S = (15.0, 20.0, 30.0, 60.0, 120.0)
 STOP_PRECISION, STOP_BUDGET_S = 0.05, 180.0
 Record = dict[str, Any]
 
@@ -18,7 +18,7 @@ def replicate(case: Case, kind: str, seed: int, budget_s: float) -> Record:
 
     Args:
         case: The server.
-        kind: "marks": answers after 15, 30, 60 and 120 s of test time; "stop": where a search for 5 % stops by itself;
+        kind: "marks": answers after 15, 20, 30, 60 and 120 s of test time; "stop": where a search for 5 % stops by itself;
             or a peer's rule.
         seed: Of the search and of the server.
         budget_s: Of the runs for the marks.
