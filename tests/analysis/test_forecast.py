@@ -6,7 +6,7 @@ from math import exp, log
 import numpy as np
 import pytest
 
-from analysis import SLA
+from analysis import SLA, doubt
 from analysis.doubt import FLOOR, rare_doubt
 from analysis.forecast import Forecast, _pooled, _Stand, crossing, forecast
 from analysis.queueing import Rule, poisson_lanes, simulate
@@ -189,6 +189,14 @@ def test_the_doubt_shrinks_with_the_services_seen() -> None:
     assert 2 < few.lately / many.lately < 8
     for result in (many, few):
         assert abs(log(result.rate_rps / truth)) < 3 * result.sd
+
+
+def test_of_many_services_fewer_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resamples of 4,000 of 16,000 services tell the doubt that resamples of them all do, within their own chance."""
+    twin = known(Rule(), [0.010], np.random.default_rng(3).exponential(size=16_000))
+    whole = found(twin, "p99<100ms").lately
+    monkeypatch.setattr(doubt, "_MOST", 4_000)
+    assert 0.6 < found(twin, "p99<100ms").lately / whole < 1.6
 
 
 @pytest.mark.parametrize(

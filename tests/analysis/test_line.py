@@ -20,10 +20,17 @@ def _tail(n: int, slow: int) -> Tail:
     return Tail.of(np.sort(values), 0)
 
 
-def _dwell(y: float, n: int, slope: float, rng: np.random.Generator | None = None) -> Dwell:
-    """Return a step at a load with the share of slow requests of a line through 1 % at TRUE_Y, or with a draw of it."""
+def _dwell(y: float, n: int, slope: float, rng: np.random.Generator | None = None, cluster: int = 1) -> Dwell:
+    """Return a step at a load with the share of slow requests of a line through 1 % at TRUE_Y, or with a draw of it.
+
+    In the draw they come in clusters of geometric size, of so many on average.
+    """
     share = 0.01 * exp(slope * (y - TRUE_Y))
-    counts = [round(share * n / 8) if rng is None else int(rng.poisson(share * n / 8)) for _ in range(8)]
+    expected = share * n / 8
+    counts = [
+        round(expected) if rng is None
+        else int(rng.geometric(1 / cluster, size=rng.poisson(expected / cluster)).sum()) for _ in range(8)
+    ]  # fmt: skip
     parts = tuple(_tail(n // 8, count) for count in counts)
     rate = TOP / (1 + exp(-y))
     return Dwell(
@@ -32,9 +39,9 @@ def _dwell(y: float, n: int, slope: float, rng: np.random.Generator | None = Non
     )  # fmt: skip
 
 
-def _line(slope: float, n: int, seed: int | None = None) -> Line | None:
+def _line(slope: float, n: int, seed: int | None = None, cluster: int = 1) -> Line | None:
     rng = None if seed is None else np.random.default_rng(seed)
-    dwells = tuple(_dwell(TRUE_Y + apart, n, slope, rng) for apart in (-0.35, 0.0, 0.2) * 3)
+    dwells = tuple(_dwell(TRUE_Y + apart, n, slope, rng, cluster) for apart in (-0.35, 0.0, 0.2) * 3)
     return fit_line(dwells, LIMIT, TOP, 0.0, bursts=False)
 
 
@@ -56,6 +63,21 @@ def test_the_ends_hold_the_crossing(slope: float) -> None:
     within = [low <= TRUE_Y <= high for low, high in (line.ends(0.025) for line in found)]
     assert sum(within) >= 0.93 * len(found)
     assert sum(line.ends(0.05)[0] <= TRUE_Y for line in found) >= 0.93 * len(found)
+
+
+def test_the_ends_hold_the_crossing_where_slow_requests_come_in_clusters() -> None:
+    """Of 300 draws of some 20 clusters of 20 few ends lie beyond the truth, on either side, but ends are no wider.
+
+    What the line says of its own doubt is what draws scatter by.
+    """
+    lines = [_line(3.5, 8_000, seed, cluster=20) for seed in range(300)]
+    found = [line for line in lines if line is not None]
+    assert len(found) >= 290
+    assert 0.8 < np.std([(line.y - TRUE_Y) / line.sd for line in found]) < 1.1
+    ends = [line.ends(0.02) for line in found]
+    assert sum(low > TRUE_Y for low, _ in ends) <= 0.03 * len(found)
+    assert sum(high < TRUE_Y for _, high in ends) <= 0.03 * len(found)
+    assert 2.0 < np.median([(line.y - line.ends(0.02)[0]) / line.sd for line in found]) < 2.6
 
 
 def test_a_flatter_share_is_known_less() -> None:

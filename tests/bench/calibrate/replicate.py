@@ -18,8 +18,8 @@ def replicate(case: Case, kind: str, seed: int, budget_s: float) -> Record:
 
     Args:
         case: The server.
-        kind: "marks": answers after 15, 20, 30, 60 and 120 s of test time; "stop": where a search for 5 % stops by itself;
-            or a peer's rule.
+        kind: "marks": answers after 15, 20, 30, 60 and 120 s of test time; "stop": where a search for 5 % stops by
+            itself; or a peer's rule.
         seed: Of the search and of the server.
         budget_s: Of the runs for the marks.
     """

@@ -71,9 +71,11 @@ def stop_table(cases: Sequence[Case], truths: Mapping[str, Truth], runs: Runs) -
     rows = []
     for case in cases:
         got, truth = _answers([case], truths, runs, "stop"), truths[case.name]
+        counting_s, best_s = truth.point_s["0.05"], truth.bound_s["0.05"]
+        equal_s = counting_s * (5 / got.error95) ** 2 if got.error95 else nan
         rows.append(
-            (case.name, f"{got.spent_s:.0f} ({got.most_s:.0f})", _ratio(got.spent_s, truth.point_s["0.05"]),
-             _ratio(got.spent_s, truth.point_s["0.05"] * (5 / got.error95) ** 2 if got.error95 else nan), _ratio(got.spent_s, truth.bound_s["0.05"]), f"{got.error95:.1f}", f"{got.bias:+.1f}",
+            (case.name, f"{got.spent_s:.0f} ({got.most_s:.0f})", _ratio(got.spent_s, counting_s),
+             _ratio(got.spent_s, equal_s), _ratio(got.spent_s, best_s), f"{got.error95:.1f}", f"{got.bias:+.1f}",
              f"{got.half_width:.1f}", got.covered, got.unsafe, f"{got.none.percent:.0f}", f"{got.found.percent:.0f}",
              f"{got.twin.percent:.0f}", f"{got.cpu_s:.2f}")
         )  # fmt: skip
