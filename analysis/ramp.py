@@ -142,10 +142,13 @@ class Ramp:
         ok = result.outcome == Outcome.OK
         fails = float(ok.mean()) < 1 - _FAILING  # where lower rates do not
         failing = ramp and fails and self.calm_rps is not None and rate > self.calm_rps and not self._fails
-        overloaded = (ramp and stopped) or backlog_grew(result, self.idle_s) or failing
+        # A ceiling may let rates exceed the capacity by so little that no rung shows it: a longer step does.
+        alone = not ramp and self.capacity is None
+        overloaded = ((ramp or alone) and stopped) or failing
+        overloaded |= backlog_grew(result, self.idle_s, least=0.0) if alone else backlog_grew(result, self.idle_s)
         self._stretch = 1.0
-        if overloaded and ramp:
-            measured = measure_capacity(result)
+        measured = measure_capacity(result) if overloaded and (ramp or alone) else None
+        if overloaded and (ramp or measured is not None):
             if measured is not None:
                 self._measured.append(measured)
             self.overload_rps = min(rate, self.overload_rps or rate)

@@ -66,10 +66,25 @@ def test_the_client_is_the_limit() -> None:
     assert 120 < answer.rate_rps.value <= 150
 
 
-def test_a_client_limit_above_the_capacity_does_not_matter() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_a_client_limit_above_the_capacity_does_not_matter(seed: int) -> None:
     """A client that gives out in overload does not limit the answer, once a lower overload is seen."""
-    answer, _, _ = find(replace(GPU, client_limit_rps=700.0), "p99<200ms", 1)
+    answer, _, _ = find(replace(GPU, client_limit_rps=700.0), "p99<200ms", seed)
     assert answer.verdict == "found"
+    assert answer.rate_rps is not None
+    assert answer.rate_rps.low < 553 < (answer.rate_rps.high or 0)
+
+
+@pytest.mark.parametrize("max_rps", [650.0, 690.0])
+def test_a_ceiling_a_little_above_the_capacity_shows_it_all_the_same(max_rps: float) -> None:
+    """At 1.14 and 1.21 of the capacity rungs of the ramp show no overload; a step of some seconds does."""
+    answer, _, simulator = find(GPU, "p99<200ms", 1, max_rps=max_rps)
+    assert max(step.level for step in simulator.steps) <= max_rps
+    assert answer.verdict == "found"
+    assert answer.rate_rps is not None
+    assert answer.rate_rps.low < 553 < (answer.rate_rps.high or 0)
+    assert answer.capacity_rps is not None
+    assert answer.capacity_rps.value == pytest.approx(571, rel=0.03)
 
 
 def test_errors_that_come_with_load() -> None:
