@@ -12,6 +12,7 @@ from analysis.step import Outcome, StepResult
 
 _GROUPS = 10
 _LEAST_BACKLOG = 0.15  # of the requests: less is none
+_STEADILY = 0.25  # of a step's backlog at its end stands in its middle, or more
 _ENDS = 6  # a burst that begins or ends the window is looked for in its first and last sixth
 _CAUTION = 1.15  # groups are a little correlated: with it the error is right over batch servers, M/M/4 and M/G/8
 
@@ -40,19 +41,20 @@ class Capacity:
 
 
 def backlog_of_chance(sent: float, *, least: float = _LEAST_BACKLOG) -> float:
-    """Return the backlog that a server which keeps up does not show after so many requests, or `least` of them.
+    """Return the backlog that a server which keeps up does not show after so many requests, a share `least` or more.
 
     At the very capacity a backlog of about sqrt(2 sent) is one standard deviation; of few requests, two in five.
     """
     return min(max(10.0, least * sent, 4 * sqrt(sent)), max(5.0, 0.4 * sent))
 
 
-def backlog_grew(result: StepResult, idle_s: float | None = None, *, least: float = _LEAST_BACKLOG) -> bool:
+def backlog_grew(result: StepResult, idle_s: float | None = None, *, steadily: bool = False) -> bool:
     """Say that the server fell behind: more requests were pending when sending ended than chance leaves there.
 
     What is pending because every reply takes its time is no backlog: the arrivals of the last `idle_s`, the response
     time of an idle server (Little 1961). Where it is unknown the first request shows it, which found the server empty.
-    Nor is less than a share `least` of the requests: a bad moment leaves that too.
+    Nor is less than 15 % of the requests, because a bad moment leaves that too; unless it is to be told by having grown
+    `steadily`, in the first half of the step as well.
     """
     if result.offered < 10:
         return False
@@ -63,7 +65,9 @@ def backlog_grew(result: StepResult, idle_s: float | None = None, *, least: floa
     for at in ((result.start_ns + end) // 2, end):
         arrived, recent = np.searchsorted(result.due_ns, [at, at - idle_ns], "right").tolist()
         behind.append(arrived - int(np.searchsorted(done, at, "right")) - (arrived - recent))
-    return bool(behind[1] > backlog_of_chance(result.offered, least=least) and behind[1] > 1.3 * behind[0])
+    chance = backlog_of_chance(result.offered, least=0.0 if steadily else _LEAST_BACKLOG)
+    grew = behind[1] > chance and behind[1] > 1.3 * behind[0]
+    return bool(grew and (not steadily or behind[0] > _STEADILY * behind[1]))
 
 
 def idle_response_s(result: StepResult) -> float:

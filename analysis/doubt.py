@@ -75,7 +75,7 @@ def _ordered(law: Law) -> Law:
 
 def _resample(count: int, many: int, run: int, rng: np.random.Generator) -> Ints:
     """Return indices of so many of the services, drawn in blocks of a run."""
-    block = max(1, min(run, many // 8))
+    block = max(1, min(run, count // 8, many))
     starts = rng.integers(0, count - block + 1, -(-many // block))
     index: Ints = (starts[:, None] + np.arange(block)).reshape(-1)[:many]
     return index

@@ -136,7 +136,7 @@ class TwinEstimator:
             capacity: As measured in overload.
             counted: The crossings that counting violations gives, by the SLA's text: the referee.
             seed: Of the simulations.
-            again: Fit even where there is not much more: the answer is being confirmed.
+            again: Fit where there is a fifth more: the answer is being confirmed.
         """
         if self.arrivals != "poisson":
             self.give_up(f"it knows Poisson arrivals, and these are {self.arrivals}")
@@ -161,8 +161,10 @@ class TwinEstimator:
     @property
     def _narrow_s(self) -> float:
         """Return the seconds of steps after which the interval's width may end the search; infinite if never."""
-        needed = [self.needed_s(name, self.precision) for name in self.forecasts] if self.believed else [None]
-        return max(self.least_s, *(inf if seconds is None else seconds for seconds in needed))
+        if not self.believed:
+            return inf
+        needed = self.needed_s(min(self.forecasts, key=lambda name: self.forecasts[name].rate_rps), self.precision)
+        return inf if needed is None else max(self.least_s, needed)
 
     def _try(self, capacity: Capacity, counted: dict[str, Crossing], seed: int) -> tuple[str | None, bool]:
         """Return why the twin is refused, or None, and whether more data are unlikely to change that."""
@@ -238,8 +240,12 @@ class TwinEstimator:
         fixed = hypot(found.sd, self.check.misfit, rare) ** 2 - lately
         wanted = precision / _z(_TWO_SIDED, self.twin)
         left = wanted**2 - fixed
+        if left <= 0:
+            return None
+        beside = left - (_OF_WIDTH * wanted) ** 2  # before a minute has passed a slow change takes up a part
+        both_s = self._fitted * lately / beside if beside > 0 else inf
         unchanged_s = _CHANGED_S * (1 - 0.5 * _OF_WIDTH * wanted / _CHANGING)
-        return max(self._fitted * lately / left, unchanged_s) if left > 0 else None
+        return max(self._fitted * lately / left, min(max(both_s, unchanged_s), _CHANGED_S))
 
     def quantiles(self, name: str) -> list[Estimate | None]:
         """Return p50, p95 and p99 at an SLA's crossing, as the twin has them, seconds."""

@@ -21,7 +21,6 @@ _STEP = 0.06  # in y: of the two loads that are simulated beside each other, fro
 _NEAR_Y, _FURTHEST_Y = 0.2, 0.8  # in y: up to there a simulation goes on; the longest way, and what is pooled
 _USUAL_SLOPE, _LEAST_SLOPE, _MOST_SLOPE = 4.4, 0.3, 12.0  # d ln p / dy
 _ROUNDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 20, 60, 4
-_NEIGHBOURS = 4  # requests that tell of quantiles hardly more than one of them
 _MINOR = 0.75  # of the other doubts: up to there the simulation's error adds a quarter to them
 
 
@@ -169,7 +168,7 @@ class _Stand:
         pair = self._steady.more()
         self.slow = self.slow + np.array([responses.slow for responses in pair])
         self.counts = self.counts + np.array([responses.counts for responses in pair])
-        ends = np.log([np.quantile(responses.seconds[::_NEIGHBOURS], SHOWN) for responses in pair])
+        ends = np.log([np.quantile(responses.seconds, SHOWN) for responses in pair])
         self.ends = np.concatenate([self.ends, ends[None]])
 
 

@@ -3,7 +3,7 @@
 Legend: see `analysis.boundary`. It assumes nothing of how latencies scale with load, only that ln p bends little over
 the loads near the crossing, and needs slow requests at several of them. A quasi-Poisson regression (McCullagh and
 Nelder 1989, ch. 9): the clusters of a dwell have the variance of their mean times the dispersion that batch means show.
-The ends of the interval are where the line, as flat as it may be, has left its doubt about p behind.
+The ends of the interval are where the line, bent as it may be, has left its doubt about p behind.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ _SLOPE, _SLOPE_SD, _LEAST_SLOPE = 3.0, 1.5, 0.3  # prior of d ln p / dy
 _BEND = 0.3  # standard deviation of half the second derivative of ln p in y
 _ENOUGH, _FEWEST = 3.0, 0.01  # independent looks; clusters of slow requests
 _FURTHEST = 1.5  # in y: of the crossing from the mean load that was measured
-_MOST_DOUBT = 0.5  # of the slope: no server seen was further from the prior
 _ROUNDS, _STEPS, _STEPS_TO_SETTLE = 8, 24, 6
 _OF_A_CAUSE = 8.0  # degrees of freedom
 _GRID = np.linspace(0.0, 3.0, 601)
@@ -35,7 +34,6 @@ class Line:
         y: Where ln p is what is allowed.
         slope: d ln p / dy.
         sd: Standard deviation of `y`, from that of ln p there.
-        slope_doubt: Relative standard deviation of the slope.
         middle: Mean load measured, less `y`.
         causes: Groups in which the dispersion was seen.
         capacity_rps: From which the loads were taken.
@@ -44,7 +42,6 @@ class Line:
     y: float
     slope: float
     sd: float
-    slope_doubt: float
     middle: float
     causes: float
     capacity_rps: float
@@ -88,12 +85,12 @@ def fit_line(dwells: tuple[Dwell, ...], sla: SLA, capacity_rps: float, near_y: f
     middle = float(np.average(evidence.y, weights=seen)) - y
     if allowed * float(seen.sum()) / dispersion < _ENOUGH or abs(middle) > _FURTHEST or abs(moved) >= 0.1:
         return None
-    height, steep = _deviations(evidence, evidence.y - y, log(allowed), slope, dispersion)
+    height = _deviation(evidence, evidence.y - y, log(allowed), slope, dispersion)
     # A search goes on from where it was lucky: on 17 simulated servers its line crossed 0.4 standard deviations too
     # high, the more so the fewer clusters it rested on, of which `height` is the inverse square root.
     return Line(
-        y=y - height**2 / slope, slope=slope, sd=height / slope, slope_doubt=min(steep / slope, _MOST_DOUBT),
-        middle=middle, causes=causes, capacity_rps=capacity_rps,
+        y=y - height**2 / slope, slope=slope, sd=height / slope, middle=middle, causes=causes,
+        capacity_rps=capacity_rps,
     )  # fmt: skip
 
 
@@ -118,13 +115,10 @@ def _regress(
     return intercept, slope, dispersion, causes
 
 
-def _deviations(
-    evidence: Evidence, x: Floats, intercept: float, slope: float, dispersion: float
-) -> tuple[float, float]:
-    """Return the standard deviations of intercept and slope; the weights make it a sandwich (Huber 1967)."""
+def _deviation(evidence: Evidence, x: Floats, intercept: float, slope: float, dispersion: float) -> float:
+    """Return the standard deviation of the intercept; the weights make it a sandwich (Huber 1967)."""
     mean = evidence.looks * np.exp(np.clip(intercept + slope * x, -30, 0))
     design, prior = np.stack([np.ones_like(x), x], axis=1), np.diag([0.0, _SLOPE_SD**-2])
     bread = np.linalg.inv((design * (evidence.weights * mean)[:, None]).T @ design / dispersion + prior)
     filling = (design * (evidence.weights**2 * mean)[:, None]).T @ design / dispersion + prior
-    height, steep = np.sqrt(np.diag(bread @ filling @ bread)).tolist()
-    return height, steep
+    return float(np.sqrt((bread @ filling @ bread)[0, 0]))

@@ -99,9 +99,8 @@ def _method_reason(loop: OpenLoop) -> str:
     if not loop.crossings:
         return "No longer step held the SLA yet: the rate is between what the ramp makes sure of and the capacity."
     if twin.believed:
-        return (
-            "A first-come, first-served model explains what was seen, and counting violations does not contradict it."
-        )
+        counted = ", and counting violations does not contradict it" if loop.counted else ""
+        return f"A first-come, first-served model explains what was seen{counted}."
     return f"No model of the server was used: {twin.refused}."
 
 

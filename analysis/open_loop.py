@@ -293,7 +293,7 @@ class OpenLoop:
 
         Where an idle server fails already, a few rates tell, if a step between them that is no rung fails too.
         """
-        if self._early_s > 0:
+        if self._early_s > 0 or self.twin.believed:
             return False
         if self._measures and hopeless_rates(self.looks, self.slas) is not None:
             return True
@@ -502,6 +502,10 @@ class OpenLoop:
             self.doubted = is_other and not (now is None or self.doubted)
         if overloaded:
             self.twin.add(result, overload=True)
+            if result.step.purpose != "ramp":  # the capacity is no guess any more
+                self._evaluate(again=False)
+            if result.step.purpose == "confirm":
+                self._confirm(result, stopped=True)
             return
         # What looked like overload was chance, or a cold server, whose services tell nothing of the warm one.
         if self.ramp.overload_rps is None and overload_rps is not None:
@@ -537,7 +541,7 @@ class OpenLoop:
         )  # fmt: skip
         if self.ramp.capacity is not None and dwells:
             self.twin.update(self.ramp.capacity, self.counted, self.seed, again=again)
-        errors = error_crossing(self.looks, self.error_budget) if has_passed else None
+        errors = error_crossing(self.looks, self.error_budget) if has_passed or self.twin.believed else None
         if errors is not None:
             self.counted[ERROR_BUDGET] = errors
 
@@ -552,7 +556,7 @@ class OpenLoop:
     def _confirm(self, result: StepResult, *, stopped: bool) -> None:
         """Take in a step at the safe rate; where it failed the answer moves below it."""
         judged = judge(result, self.slas)
-        passed = not stopped and judged.verdict is not Verdict.FAIL
+        passed = not stopped and judged.verdict is not Verdict.FAIL and any(look.passes for look in self.looks)
         rate = float(result.step.rate_rps or 0)
         self.confirmation = Confirmation(
             rate_rps=rate, length_s=result.offered_span_s, n=judged.n, share=judged.share, low=judged.low,

@@ -145,7 +145,7 @@ class Ramp:
         # A ceiling may let rates exceed the capacity by so little that no rung shows it: a longer step does.
         alone = not ramp and self.capacity is None
         overloaded = ((ramp or alone) and stopped) or failing
-        overloaded |= backlog_grew(result, self.idle_s, least=0.0) if alone else backlog_grew(result, self.idle_s)
+        overloaded |= backlog_grew(result, self.idle_s, steadily=alone)
         self._stretch = 1.0
         measured = measure_capacity(result) if overloaded and (ramp or alone) else None
         if overloaded and (ramp or measured is not None):

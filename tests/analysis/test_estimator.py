@@ -90,6 +90,8 @@ def test_it_answers_before_any_rate_has_passed() -> None:
             break
     assert simulator.spent_s < 20
     assert point.method == "twin"
+    assert "counting" not in point.method_reason
+    assert point.verdict == "undecided"
     assert point.rate_rps is not None
     assert point.rate_rps.low < 26.8 < (point.rate_rps.high or 0)  # lambda*, by `tests.bench.calibrate.truth.solve`
 

@@ -1,5 +1,7 @@
 """The pieces of the open-loop search: capacity, dwells, the knee, the crossing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -168,3 +170,15 @@ def test_a_batch_that_arrives_over_a_millisecond_counts_once() -> None:
     assert capacity is not None
     assert abs(capacity.rate_rps / (32 / 0.056) - 1) < 0.01
     assert capacity.error < 0.02
+
+
+def test_a_pause_at_the_end_of_a_step_is_no_steady_backlog() -> None:
+    """A little above the capacity the backlog grows steadily; a pause in the last tenth leaves one as large at once."""
+    behind, busy = _step(GPU, 650.0, 6.0), _step(GPU, 500.0, 10.0)
+    assert not backlog_grew(behind)
+    assert backlog_grew(behind, steadily=True)
+    done = np.where(busy.done_ns - busy.start_ns > 9.2e9, busy.start_ns + int(10.5e9), busy.done_ns)
+    paused = replace(busy, done_ns=done, end_ns=int(done.max()))
+    assert int((paused.done_ns - paused.start_ns > 10e9).sum()) > 4 * 5000**0.5
+    assert not backlog_grew(paused, steadily=True)
+    assert not backlog_grew(busy, steadily=True)

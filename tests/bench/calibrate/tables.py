@@ -16,7 +16,7 @@ _ERROR_GOALS = {
 _LEGEND = """Covered: the nominal 95 % interval holds lambda*. Unsafe: the safe rate is more than 1 % above lambda*.
 abs95: 95th percentile of the error. In brackets Wilson's 95 % interval. Time is simulated test time. Counting: seconds
 for 95 % of errors within 5 or 2 % when violations are counted at one rate and the slope is known; "for the same error":
-within our own abs95, which goes as one over its square. "refuse, 3 of 5":
+within our own abs95 (time goes as one over the error's square). "refuse, 3 of 5":
 without the servers that nobody can promise anything of: those that pause, or are slow, less often than ten times in the
 test time, and those of so few requests that counting at lambda* takes over ten minutes to an error of 10 %."""
 _EVENTS, _MINUTES_S = 10.0, 600.0
@@ -33,7 +33,7 @@ def _answers(cases: Sequence[Case], truths: Mapping[str, Truth], runs: Runs, at:
     kind = "stop" if at == "stop" else "marks"
     return figures(
         [
-            (run["answers"][at] if "answers" in run else None, truths[case.name].rate_rps)
+            (run["answers"].get(at) if "answers" in run else None, truths[case.name].rate_rps)
             for case in cases
             for run in runs.get((case.name, kind), ())
         ]
