@@ -21,7 +21,7 @@ from analysis.step import Outcome, StepResult
 from analysis.twin import IN_SPELLS, NEAR, Twin, fit, pace
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 31 degrees of freedom has 2.04 and 1.70
-_RANDOM = 0.5  # more of them with services as random as exponential ones: without their longest the sd is too small too
+_RANDOM = 0.3  # more of them with services as random as exponential ones: without their longest the sd is too small too
 _MOST_REQUESTS = 250_000
 _MISFIT = 0.02
 _MISFIT_OF_SD = 1.5
