@@ -31,7 +31,7 @@ class Line:
     """Hold the line around its crossing.
 
     Attributes:
-        y: Where ln p is what is allowed.
+        y: Where ln p is what is allowed, less what a search puts it too high.
         slope: d ln p / dy.
         sd: Standard deviation of `y`, from that of ln p there.
         middle: Mean load measured, less `y`.

@@ -534,14 +534,13 @@ class OpenLoop:
         """Solve for the crossings anew: by counting, and by the twin with counting as its referee."""
         capacity = self.capacity
         dwells = tuple(look.dwell for look in self.looks if not look.ramp)
-        has_passed = capacity is not None and Descent(self.looks, self.slas, capacity.rate_rps).passed
-        self.counted = (  # before any rate passes there is nothing to count from; the twin may know
-            {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
-            if capacity is not None and has_passed else {}
-        )  # fmt: skip
+        if capacity is not None and Descent(self.looks, self.slas, capacity.rate_rps).passed:
+            self.counted = {str(sla): locate(dwells, sla, capacity, self._near(str(sla))) for sla in self.slas}
+        else:  # there is nothing to count from; the twin may know
+            self.counted = {}
         if self.ramp.capacity is not None and dwells:
             self.twin.update(self.ramp.capacity, self.counted, self.seed, again=again)
-        errors = error_crossing(self.looks, self.error_budget) if has_passed or self.twin.believed else None
+        errors = error_crossing(self.looks, self.error_budget) if self.counted or self.twin.believed else None
         if errors is not None:
             self.counted[ERROR_BUDGET] = errors
 

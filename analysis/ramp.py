@@ -143,11 +143,11 @@ class Ramp:
         fails = float(ok.mean()) < 1 - _FAILING  # where lower rates do not
         failing = ramp and fails and self.calm_rps is not None and rate > self.calm_rps and not self._fails
         # A ceiling may let rates exceed the capacity by so little that no rung shows it: a longer step does.
-        alone = not ramp and self.capacity is None
-        overloaded = ((ramp or alone) and stopped) or failing
-        overloaded |= backlog_grew(result, self.idle_s, steadily=alone)
+        unknown = not ramp and self.capacity is None
+        overloaded = ((ramp or unknown) and stopped) or failing
+        overloaded |= backlog_grew(result, self.idle_s, steadily=unknown)
         self._stretch = 1.0
-        measured = measure_capacity(result) if overloaded and (ramp or alone) else None
+        measured = measure_capacity(result) if overloaded and (ramp or unknown) else None
         if overloaded and (ramp or measured is not None):
             if measured is not None:
                 self._measured.append(measured)
