@@ -20,7 +20,8 @@ _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 _LEAST = 60
 _SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of instances are tried, and the best of them
 NEAR = 0.4  # of the usual rate: from there on steps show the service law
-_LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.2  # J with batches of one, absolute and of the mean service time
+_LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.4  # J with batches of one, absolute and of the mean service time
+_DELAY_ROUNDS = 3  # who waited depends on J
 _HARDLY_ANY = 0.001
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
 _LEAST_ORDER = 5.0  # services between the quantiles that a density is measured with
@@ -30,6 +31,8 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _BATCH_OFF, _MISCOUNTED = 0.1, 3  # of the logarithm of the mean batch; batches, where few were seen
 _CORRELATED = 0.15
+_SIMILAR = 1.36  # times sqrt(1 / m + 1 / n): so far apart two samples of one law lie in 5 % (Kolmogorov and Smirnov)
+_RELATED = 0.01  # of the mean service: so much of the scatter shared with the service before tells of a wrong number
 _RUNS, _FEWEST_RUNS, _RELATED_Z = (2, 5, 25), 10, 3.0  # services; runs; of the variance of their means
 _POOL = 50_000
 _RUN = 25  # services that are resampled together, where none depend on one another for longer
@@ -111,16 +114,22 @@ class _Fit:
     negative: float
     odd: float
     scatter: float
+    related: float
+    unlike: float
 
     @property
     def score(self) -> float:
-        """Say how ill it explains the traces."""
-        return self.depends + self.untidy
+        """Say how ill it explains the traces.
+
+        Random services scatter the less the more instances are supposed; what tells of a wrong number is that services
+        are like the one before them, and that those that waited are unlike the others.
+        """
+        return self.depends + 3 * self.related + 4 * self.unlike + self.untidy
 
     @property
     def untidy(self) -> float:
         """Say how ill the batches are told apart: what a wrong gap shows by, which chance blurs less than `depends`."""
-        return 3 * self.negative + self.odd + 0.3 * self.scatter
+        return 3 * self.negative + self.odd + (0.3 if self.rule.max_batch > 1 else 0.1) * self.scatter
 
 
 def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
@@ -139,7 +148,7 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
         likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
         gap = min(likely, key=lambda gap: _suppose(few, before.rule, gap).untidy, default=None)
         again = _suppose(traces, before.rule, gap) if gap is not None else None
-        if again is not None and _refusal(again, traces) is None:
+        if again is not None and max(again.related, again.unlike) < _RELATED and _refusal(again, traces) is None:
             return _law_over_time(again, traces)
     best = None
     for batch, gaps in supposed:
@@ -175,18 +184,23 @@ def _suppose(traces: Sequence[Trace], rule: Rule, gap: Gap) -> _Fit:
     batch, delay = rule.max_batch, 0.0
     if batch == 1:
         parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
-        delay = _delay_of_singles(parts)
-        if delay:
+        for _ in range(_DELAY_ROUNDS):
+            more = _delay_of_singles(parts)
+            if not more:
+                break
+            delay += more
             parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
     else:
         rule, delay, parts = _batches(traces, rule, gap)
     ratios, sizes, waited = _ratios(parts, batch)
     service = np.concatenate([part.service_s for part in parts])
     least = 1e-9 if gap.exact else gap.most_s
+    scatter = float(np.minimum(ratios, 4.0).std())
     return _Fit(
         rule=rule, gap=gap, delay_s=delay, parts=parts, depends=_dependence(ratios, sizes, waited),
         negative=float(np.mean(service < -least)), odd=sum(part.odd for part in parts) / max(1, sizes.size),
-        scatter=float(np.minimum(ratios, 4.0).std()),
+        scatter=scatter, related=scatter * _relation(ratios),
+        unlike=scatter * _unlike(ratios, waited) if batch == 1 else 0.0,
     )  # fmt: skip
 
 
@@ -326,6 +340,34 @@ def _difference(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> tuple
             total += float(late.mean() - soon.mean()) / variance
             weight += 1 / variance
     return (total / weight, weight**-0.5) if weight else (0.0, 0.0)
+
+
+def _relation(ratios: Floats) -> float:
+    """Return how much more each service is like the one before it than like those some way off, chance taken off.
+
+    A server that is slower for a while makes services alike over many of them; a wrong number of instances makes
+    neighbours alike.
+    """
+    clipped = np.clip(ratios, *np.quantile(ratios, [_OUTSIDE, 1 - _OUTSIDE]))
+    centred: Floats = clipped - clipped.mean()
+    variance = float((centred**2).mean())
+    if centred.size < 4 * _RUN or variance < 1e-12:
+        return 0.0
+    sums = np.cumsum(centred)
+    around = (sums[2 * _RUN :] - sums[_RUN:-_RUN]) / _RUN  # of those _RUN + 1 … 2 _RUN places further on
+    near = float((centred[1:] * centred[:-1]).mean()) / variance
+    far = float((centred[: around.size] * around).mean()) / variance
+    return max(near - max(far, 0.0) - 2 / sqrt(centred.size), 0.0)
+
+
+def _unlike(ratios: Floats, waited: NDArray[np.bool_]) -> float:
+    """Return how far the distributions of services that waited and of others lie apart, chance taken off."""
+    late, soon = np.sort(ratios[waited]), np.sort(ratios[~waited])
+    if min(late.size, soon.size) < 30:
+        return 0.0
+    at = np.concatenate([late, soon])
+    apart = np.searchsorted(late, at, side="right") / late.size - np.searchsorted(soon, at, side="right") / soon.size
+    return max(float(np.abs(apart).max()) - _SIMILAR * sqrt(1 / late.size + 1 / soon.size), 0.0)
 
 
 def _refusal(found: _Fit, traces: Sequence[Trace]) -> str | None:
