@@ -362,3 +362,34 @@ def test_the_networks_delay_is_found_beside_random_services(server: Server, with
     twin = fit(traces(server, 1, (0.6, 0.8, 0.9, 0.85, 1.3), requests=3000))
     assert isinstance(twin, Twin)
     assert twin.delay_s == pytest.approx(server.network_s, abs=within_s)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Server(t0_s=0.0013, instances=4, exponential=True, slow_share=0.25, slow_factor=3.5, network_s=0.00034),
+        Server(t0_s=0.002, instances=8, exponential=True, network_s=0.0005),
+        Server(t0_s=0.002, instances=4, sigma=0.5, network_s=0.00076),
+        Server(t0_s=0.002, instances=12, sigma=0.05, network_s=0.00076),
+        Server(t0_s=0.002, exponential=True, network_s=0.00076),
+    ],
+)
+def test_replies_that_travel_for_a_third_of_a_service_are_not_taken_for_more_instances(server: Server) -> None:
+    """For three seeds each: their number, and the delay within 5 %."""
+    for seed in (1, 2, 3):
+        found = fit(traces(server, seed, requests=2500))
+        assert isinstance(found, Twin), (seed, found)
+        assert found.rule.instances == server.instances, seed
+        assert found.delay_s == pytest.approx(server.network_s, rel=0.05)
+
+
+def test_a_number_of_instances_that_more_requests_refute_is_not_kept() -> None:
+    """A fit with one instance too many, on fewer requests, would explain services as random: it is chosen anew."""
+    server = Server(t0_s=0.0013, instances=4, exponential=True, slow_share=0.25, slow_factor=3.5, network_s=0.00034)
+    for seed in (1, 2, 3):
+        seen = traces(server, seed, requests=2500)
+        first = fit(seen)
+        assert isinstance(first, Twin)
+        again = fit(seen, replace(first, rule=Rule(instances=5)))
+        assert isinstance(again, Twin)
+        assert again.rule.instances == 4, seed
