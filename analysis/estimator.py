@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, hypot, inf, log
+from math import exp, hypot, inf, log, sqrt
 from typing import Self
 
 import numpy as np
@@ -34,7 +34,7 @@ _CHANGING, _CHANGED_S = 0.012, 60.0  # after half of this time: it may be changi
 _OF_WIDTH = 0.7  # of an interval, that this doubt may take up
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
-_FEW_FAILURES = 0.001  # of a step's requests: what served the others is still the server
+_FEW_FAILURES = 0.001  # of the requests, or so many by chance: what served the others is still the server
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
 _LATER, _AGAIN = 2.5, 1.2  # times the evidence of the last fit: when it is fitted again, and how soon at the earliest
 
@@ -67,6 +67,8 @@ class TwinEstimator:
     _traces: list[Trace] = field(default_factory=list)
     _tallies: list[Tally] = field(default_factory=list)
     _paces: list[Seconds] = field(default_factory=list)  # of the steps since this twin is believed
+    _failed: int = 0
+    _offered: int = 0
     _strikes: int = 0
     _fitted: float = 0.0  # seconds of steps at the last fit
 
@@ -106,10 +108,15 @@ class TwinEstimator:
         failed = int((result.outcome != Outcome.OK).sum())
         if result.offered < 3:
             return
-        if failed > _FEW_FAILURES * result.offered:
-            if not overload:
+        if overload:
+            if failed > _FEW_FAILURES * result.offered:
+                return
+        else:
+            self._failed, self._offered = self._failed + failed, self._offered + result.offered
+            few = _FEW_FAILURES * self._offered
+            if self._failed > few + sqrt(few) + 1:
                 self.give_up("requests failed")
-            return
+                return
         self._traces.append(Trace.of(result, overload=overload))
         if not overload:
             self._tallies.append(Tally.of(result, self.slas))

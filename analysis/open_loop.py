@@ -3,6 +3,7 @@
 Pure policy: results in, the next step out. `analysis.search` keeps the budget and the target's health.
 """
 
+from copy import copy
 from dataclasses import dataclass, field, replace
 from math import inf, log, sqrt
 
@@ -486,7 +487,7 @@ class OpenLoop:
         if result.offered == 0:
             self.ramp.stretch()
             return
-        overload_rps, before = self.ramp.overload_rps, self.ramp.capacity
+        kept, overload_rps, before = copy(self.ramp), self.ramp.overload_rps, self.ramp.capacity
         again = self._ramped and result.step.purpose == "ramp" and before is not None
         if again:
             self._rechecks += not self.doubted
@@ -495,11 +496,13 @@ class OpenLoop:
         if again and before is not None:
             now = measure_capacity(result) if overloaded else None
             is_other = now is None or _differs(before, now)  # None: the server was not even overloaded above it
-            if is_other and (now is None or self.doubted):
+            if is_other and self.doubted:
                 self._restart(now)
-            elif is_other:  # it may have been a bad moment, which is to be looked at again
+            self.doubted = is_other and not self.doubted
+            if self.doubted:  # it may have been a bad moment, or few arrivals by chance: to be looked at again
+                self.ramp = kept
                 self.ramp.forget(before)
-            self.doubted = is_other and not (now is None or self.doubted)
+                return
         if overloaded:
             self.twin.add(result, overload=True)
             if result.step.purpose != "ramp":  # the capacity is no guess any more

@@ -78,22 +78,41 @@ def test_a_server_seen_for_less_than_a_minute_may_be_changing(gpu: list[StepResu
 
 
 def test_it_answers_before_any_rate_has_passed() -> None:
-    """An SLA of two service times is crossed at a third of the capacity; overload and one failing rate tell it."""
+    """An SLA of two service times is crossed at a third of the capacity; overload and one failing rate tell it.
+
+    Not that it is found, nor that it is unmet, before a rate has passed.
+    """
     simulator = Simulator(Server(t0_s=0.0278, instances=2, sigma=0.033), 3)
-    search = Search(SLA.parse("p99<57ms"), seed=3, budget_s=120.0)
+    search = Search(SLA.parse("p99<57ms"), seed=3, budget_s=120.0, precision=0.5)
+    early = []
+    passed = False
     while (step := search.next()) is not None:
         result = simulator.run_step(step, search.overloaded)
         search.add(result)
         point = search.answer()
-        assert step.purpose == "ramp" or float(np.mean(result.violations(57_000_000))) > 0.01
-        if point.method == "twin":
-            break
-    assert simulator.spent_s < 20
-    assert point.method == "twin"
-    assert "counting" not in point.method_reason
-    assert point.verdict == "undecided"
-    assert point.rate_rps is not None
-    assert point.rate_rps.low < 26.8 < (point.rate_rps.high or 0)  # lambda*, by `tests.bench.calibrate.truth.solve`
+        passed |= step.purpose != "ramp" and float(np.mean(result.violations(57_000_000))) < 0.01
+        if point.method == "twin" and not passed:
+            early.append(point)
+            assert simulator.spent_s < 20
+    assert early
+    for one in early:
+        assert one.verdict == "undecided"
+        assert "counting" not in one.method_reason
+        assert one.rate_rps is not None
+        assert one.rate_rps.low < 26.8 < (one.rate_rps.high or 0)  # lambda*, by `tests.bench.calibrate.truth.solve`
+    assert passed
+    assert point.verdict == "found"
+
+
+def test_a_failure_among_few_requests_leaves_the_twin_believed() -> None:
+    """One failure in a thousand is allowed, and one in 500 is chance; three in a hundred are not."""
+    keeper = TwinEstimator((P99,))
+    for result in results(GPU, 1, (0.5, 0.6, 0.7), requests=500):
+        keeper.add(failing(result, 1), overload=False)
+    assert not keeper.final
+    keeper.add(failing(results(GPU, 1, (0.8,), requests=500)[0], 15), overload=False)
+    assert keeper.refused == "requests failed"
+    assert keeper.final
 
 
 def test_a_coarser_precision_needs_less_time(believed: TwinEstimator) -> None:
@@ -105,6 +124,19 @@ def test_a_coarser_precision_needs_less_time(believed: TwinEstimator) -> None:
     assert seconds[0] > 1.5 * seconds[-1] > 0
     assert believed.needed_s("p99<50ms", 0.001) is None
     assert believed.needed_s("p99<1s", 0.05) is None
+
+
+def test_the_tightest_sla_says_when_the_interval_may_be_narrow(gpu: list[StepResult]) -> None:
+    """Beside a p99 of 50 ms, a p50 of a second, which binds nowhere, does not make it fit again sooner or later."""
+    both = (SLA.parse("p50<1s"), P99)
+    keeper = TwinEstimator(both)
+    for result, load in zip(gpu, LOADS, strict=True):
+        keeper.add(result, overload=load > 1)
+    keeper.update(CAPACITY, {}, 1)
+    needed = keeper.needed_s("p99<50ms", keeper.precision)
+    assert needed is not None
+    assert keeper._narrow_s == max(keeper.least_s, needed)
+    assert keeper.needed_s("p50<1s", keeper.precision) != needed
 
 
 def test_nothing_is_believed_before_anything_was_measured() -> None:
@@ -131,7 +163,7 @@ def test_requests_that_failed_end_it(gpu: list[StepResult]) -> None:
     keeper.add(failing(gpu[2], gpu[2].offered // 1000), overload=False)
     assert not keeper.final
     assert keeper.requests == gpu[2].offered - gpu[2].offered // 1000  # fitted without them
-    keeper.add(failing(gpu[2], gpu[2].offered // 1000 + 1), overload=False)
+    keeper.add(failing(gpu[2], 4 * gpu[2].offered // 1000), overload=False)
     assert keeper.final
     assert keeper.refused == "requests failed"
     for result in gpu:
@@ -284,11 +316,15 @@ def test_one_failed_request_does_not_hide_the_server() -> None:
     assert estimator.refused == "nothing was measured yet"
 
 
-@pytest.mark.parametrize("slow_looks", [1, 99])
-def test_one_second_look_at_a_bad_moment_is_no_other_server(slow_looks: int) -> None:
-    """Where the capacity seems lower once, and not when it is looked at again, nothing is forgotten; twice, all is."""
+@pytest.mark.parametrize("pace", [1.5, 0.5])
+@pytest.mark.parametrize("odd_looks", [1, 99])
+def test_one_second_look_at_a_bad_moment_is_no_other_server(odd_looks: int, pace: float) -> None:
+    """Where the capacity seems another one once, and not when it is looked at again, nothing is forgotten; twice, all.
+
+    Above twice the capacity the second look does not even overload the server, as when few requests come by chance.
+    """
     server = replace(MM1, order="lifo", instances=4)
-    usual, slow = Simulator(server, 1), Simulator(replace(server, t0_s=1.5 * server.t0_s), 1)
+    usual, odd = Simulator(server, 1), Simulator(replace(server, t0_s=pace * server.t0_s), 1)
     search = Search(SLA.parse("p99<200ms"), seed=1, budget_s=150.0)
     looks: list[int] = []
     for number in range(200):
@@ -297,13 +333,13 @@ def test_one_second_look_at_a_bad_moment_is_no_other_server(slow_looks: int) -> 
             break
         is_look = step.purpose == "ramp" and usual.spent_s > 20
         looks += [number] * is_look
-        simulator = slow if is_look and len(looks) <= slow_looks else usual
+        simulator = odd if is_look and len(looks) <= odd_looks else usual
         search.add(simulator.run_step(step, search.overloaded))
     answer = search.answer()
     is_told = any("capacity changed" in note for note in answer.notes)
     assert looks[1] == looks[0] + 1
-    assert is_told == (slow_looks > 1)
-    if slow_looks == 1:
+    assert is_told == (odd_looks > 1)
+    if odd_looks == 1:
         assert answer.capacity_rps is not None
         assert answer.capacity_rps.value == pytest.approx(400, rel=0.1)
 
