@@ -18,7 +18,8 @@ from analysis.reconstruct import Trace
 from analysis.replay import Check, Tally, replay, unexplained
 from analysis.sla import SLA
 from analysis.step import Outcome, StepResult
-from analysis.twin import IN_SPELLS, NEAR, Twin, fit, pace
+from analysis.supposed import NEAR
+from analysis.twin import IN_SPELLS, Twin, fit, pace
 
 _TWO_SIDED, _ONE_SIDED = 2.3, 1.9  # times the standard deviation; t with 31 degrees of freedom has 2.04 and 1.70
 _RANDOM = 0.3  # more of them with services as random as exponential ones: without their longest the sd is too small too

@@ -13,7 +13,8 @@ from analysis.doubt import FLOOR
 from analysis.pace import SPELLS, Seconds, spells, stationary, usual
 from analysis.queueing import Floats, Rule
 from analysis.reconstruct import Services, Trace
-from analysis.twin import Twin, _delay_of_singles, _restart, fit, pace, relaw
+from analysis.supposed import _delay_of_singles
+from analysis.twin import Twin, _restart, fit, pace, relaw
 from tests.analysis.fitted import GPU, MM1, known, mean_one, traces
 from tests.bench.calibrate.des import Server, Simulator
 
