@@ -90,7 +90,8 @@ class Board:
         """Return what the page shows now, as HTML."""
         proof = generator.verdict(self._run) if self._run else None
         view = View(
-            first=self._first, live=self._live, steps=tuple(self._steps), headline=self._head,
+            first=self._first, live=self._live, steps=tuple(self._steps), interval=self._interval(),
+            headline=self._head,
             facts=tuple(facts(self._run)) if self._run else (), proof=proof, error=self._error, notice=self.notice,
             is_running=self.is_running, report=len(self.folders) if self._run else None,
             past=tuple(self._past[:-1] if self._run else self._past),
@@ -98,6 +99,15 @@ class Board:
         if self._drawn is None or self._drawn[0] != view:
             self._drawn = view, fragment(view)
         return self._drawn[1]
+
+    def _interval(self) -> tuple[float | None, float | None]:
+        """Return between which rates, or numbers of users, the operating point lies: the answer's, else so far."""
+        answer = self._run.answer if self._run else None
+        if answer is not None:
+            point = answer.users or answer.rate_rps
+            return (point.low, point.high) if point else (None, None)
+        so_far = self._live["interval"] if self._live else None
+        return (so_far["low"], so_far["high"]) if so_far else (None, None)
 
     def banner(self) -> str:
         """Return the verdict as a piece of HTML for somebody else's page; empty before there is one."""

@@ -1,6 +1,6 @@
 """A search while it runs, as a piece of HTML that a page renews every second: verdict, time to go, curve, steps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import log10
 from typing import Any
@@ -33,6 +33,8 @@ class View:
         first: The stream's `begin` event; empty before it.
         live: Its last `progress` event, or None.
         steps: Those that have ended, in order, as the stream tells of them.
+        interval: Lower and upper end of the operating point as far as it is known, in what the axis shows; the upper
+            one may be open, and either unknown.
         headline: The verdict, when there is one.
         facts: Its numbers.
         proof: What the generator's own part was, one sentence, or None.
@@ -46,6 +48,7 @@ class View:
     first: Mapping[str, Any]
     live: Mapping[str, Any] | None
     steps: tuple[Mapping[str, Any], ...]
+    interval: tuple[float | None, float | None]
     headline: Headline | None
     facts: tuple[Fact, ...]
     proof: str | None
@@ -119,12 +122,10 @@ def _inside(seconds: float, limit_s: float) -> float:
     return min(max(seconds, limit_s / _BEYOND), limit_s * _BEYOND)
 
 
-def _interval(view: View, across: Any, right: float) -> tuple[float, float] | None:
-    """Return where the operating rate lies as far as it is known, left and right, in the plot."""
-    found = view.live["interval"] if view.live else None
-    if not found or found["low"] is None:
-        return None
-    return across(min(found["low"], right)), across(min(found["high"] or right, right))
+def _interval(view: View, across: Callable[[float], float], right: float) -> tuple[float, float] | None:
+    """Return where the operating point lies, left and right, in the plot."""
+    low, high = view.interval
+    return None if low is None else (across(min(low, right)), across(min(high or right, right)))
 
 
 def _round_numbers(right: float) -> list[float]:

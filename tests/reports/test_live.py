@@ -21,8 +21,8 @@ LIVE: dict[str, Any] = {
 }  # fmt: skip
 HEAD = Headline(tone="good", label="Found", title="It holds up to 552 req/s.", limits="Limited by p99.", advice=None)
 EMPTY = live.View(
-    first={}, live=None, steps=(), headline=None, facts=(), proof=None, error=None, notice=None, is_running=False,
-    report=None, past=(),
+    first={}, live=None, steps=(), interval=(None, None), headline=None, facts=(), proof=None, error=None, notice=None,
+    is_running=False, report=None, past=(),
 )  # fmt: skip
 RUNNING = replace(EMPTY, first=FIRST, live=LIVE, steps=(STEP,), is_running=True)
 
@@ -53,6 +53,22 @@ def test_the_curve_grows_to_the_right_and_up() -> None:
     limit = float(re.findall(r'class="limit"[^>]* y1="([\d.]+)"', html)[0])
     assert at[0][0] < at[1][0]
     assert at[1][1] < limit < at[0][1]
+
+
+def test_the_operating_point_is_shaded() -> None:
+    """From its lower end to its upper one, or to the right edge where that is open; named, and only where known."""
+    slow = STEP | {"index": 1, "x": 500.0}
+    ended = replace(RUNNING, live=None, steps=(STEP, slow), is_running=False, headline=HEAD)
+    places = []
+    for interval in ((200.0, 300.0), (200.0, None)):
+        html = live.fragment(replace(ended, interval=interval))
+        (place,) = re.findall(r'<rect class="interval" x="([\d.]+)" y="12" width="([\d.]+)"', html)
+        places.append((float(place[0]), float(place[0]) + float(place[1])))
+        assert '<i class="interval"></i>operating point' in html
+    (x,) = re.findall(r'class="p50 sound" cx="([\d.]+)" cy="[\d.]+" r="4.5"><title>p50 20 ms at 500', html)
+    closed, is_open = places
+    assert closed[0] == is_open[0] < closed[1] < float(x) < is_open[1]
+    assert "interval" not in live.fragment(ended)
 
 
 def test_latencies_far_off_are_drawn_at_the_edge() -> None:
