@@ -35,7 +35,7 @@ _CHANGING, _CHANGED_S = 0.012, 60.0  # after half of this time: it may be changi
 _OF_WIDTH = 0.7  # of an interval, that this doubt may take up
 _SETTLED_SERVICES = 3000  # times the coefficient of variation
 _STRIKES, _EARLY_S = 2, 20.0
-_FEW_FAILURES = 0.001  # of the requests, or so many by chance: what served the others is still the server
+_FEW_FAILURES = 0.001  # of the requests: what served the others is still the server
 _QUANTILE_DOUBT = 0.01  # of a quantile's logarithm, beside what resampling shows
 _LATER, _AGAIN = 2.5, 1.2  # times the evidence of the last fit: when it is fitted again, and how soon at the earliest
 
@@ -109,15 +109,13 @@ class TwinEstimator:
         failed = int((result.outcome != Outcome.OK).sum())
         if result.offered < 3:
             return
-        if overload:
-            if failed > _FEW_FAILURES * result.offered:
-                return
-        else:
+        too_many = _too_many(failed, result.offered)
+        if not overload:
             self._failed, self._offered = self._failed + failed, self._offered + result.offered
-            few = _FEW_FAILURES * self._offered
-            if self._failed > few + sqrt(few) + 1:
+            if too_many or _too_many(self._failed, self._offered):
                 self.give_up("requests failed")
-                return
+        if too_many:
+            return
         self._traces.append(Trace.of(result, overload=overload))
         if not overload:
             self._tallies.append(Tally.of(result, self.slas))
@@ -277,6 +275,12 @@ class TwinEstimator:
             per_item_s=twin.per_item_s, cv=twin.cv, delay_s=twin.delay_s, services=twin.services,
             rate_rps=check.rate_rps, quantiles=check.quantiles, explained=check.explained,
         )  # fmt: skip
+
+
+def _too_many(failed: int, offered: int) -> bool:
+    """Say that more requests failed than chance makes of a few; three standard deviations and one."""
+    few = _FEW_FAILURES * offered
+    return failed > few + 3 * sqrt(few) + 1
 
 
 def _z(usual: float, twin: Twin | None) -> float:

@@ -3,7 +3,6 @@
 Pure policy: results in, the next step out. `analysis.search` keeps the budget and the target's health.
 """
 
-from copy import copy
 from dataclasses import dataclass, field, replace
 from math import inf, log, sqrt
 
@@ -24,7 +23,7 @@ _OFFSETS = (-0.35, 0.0, 0.2)  # of the next dwell from the crossing, in y = ln h
 _FIRST_LOAD = 0.85
 _RECHECK_S = (20.0, 80.0, 1e9)  # of measuring, before the capacity is measured again
 _RECENTLY_S = 12.0  # and when the answer rests on counting, unless it was measured so lately
-_CHANGED = 0.03
+_CHANGED, _MOST_ODD = 0.03, 2  # and so many looks that disagree are enough
 _SPEAKS = 0.97  # of the safe rate: a step at less confirms it no more
 _HIGHEST = 0.99  # of the capacity: few servers hold an SLA so near to it
 _LOWEST = 0.3  # of the capacity: nothing is unmet before so low a rate was tried
@@ -37,6 +36,11 @@ def _differs(before: Capacity, now: Capacity) -> bool:
     """Say that the capacity is no longer what it was."""
     doubt = 3 * sqrt(before.error**2 + now.error**2)
     return abs(log(now.rate_rps / before.rate_rps)) > max(_CHANGED, doubt)
+
+
+def _is_same(one: Capacity | None, other: Capacity | None) -> bool:
+    """Say that two looks at the capacity, None where there was no overload, agree."""
+    return one is other if one is None or other is None else not _differs(one, other)
 
 
 def _lowered(found: Crossing, failed_rps: float) -> Crossing:
@@ -62,7 +66,6 @@ class OpenLoop:
         confirmation: The last step at the safe rate.
         moved: A step at the safe rate failed, and the answer was lowered.
         changed: The capacity changed, and what was measured before was forgotten.
-        doubted: It was another one at the last look, which may have been a bad moment.
         seed: Of the twin's simulations.
         arrivals: Name of the arrival process.
     """
@@ -79,7 +82,6 @@ class OpenLoop:
     confirmation: Confirmation | None = None
     moved: bool = False
     changed: bool = False
-    doubted: bool = False
     seed: int = 0
     arrivals: str = "poisson"
     twin: TwinEstimator = field(init=False)
@@ -88,6 +90,7 @@ class OpenLoop:
     _measures: int = 0
     _rechecks: int = 0
     _rechecked_s: float = 0.0  # seconds of measuring at the last one
+    _odd_looks: list[Capacity | None] = field(default_factory=list)  # in a row: the capacity seemed another one
     _client_steps: int = 0  # in a row, up to the last one
 
     def __post_init__(self) -> None:
@@ -368,8 +371,14 @@ class OpenLoop:
     def _plan_recheck(self, capacity: Capacity) -> Plan:
         """Plan a step above the capacity that shows what it is now."""
         rate = capacity.rate_rps * (1.4 + 2 * min(capacity.error, 0.2))
-        # so many that the backlog of a server that has not changed is beyond chance
-        return Plan(rate_rps=rate, duration_s=max(3.0, 300 / rate), purpose="ramp", drain_s=5 * self.limit_s)
+        # so many that the backlog of a server that has not changed is beyond chance; a second look must be sure
+        requests = 300 * (1 + len(self._odd_looks))
+        return Plan(rate_rps=rate, duration_s=max(3.0, requests / rate), purpose="ramp", drain_s=5 * self.limit_s)
+
+    @property
+    def doubted(self) -> bool:
+        """Say that the capacity was another one at the last look, which may have been a bad moment."""
+        return bool(self._odd_looks)
 
     @property
     def finished(self) -> bool:
@@ -487,21 +496,22 @@ class OpenLoop:
         if result.offered == 0:
             self.ramp.stretch()
             return
-        kept, overload_rps, before = copy(self.ramp), self.ramp.overload_rps, self.ramp.capacity
+        overload_rps, before = self.ramp.overload_rps, self.ramp.capacity
         again = self._ramped and result.step.purpose == "ramp" and before is not None
+        kept = self.ramp.copy() if again else self.ramp
         if again:
             self._rechecks += not self.doubted
             self._rechecked_s = self.measured_s
         overloaded = self.ramp.add(result, stopped=stopped)
         if again and before is not None:
-            now = measure_capacity(result) if overloaded else None
-            is_other = now is None or _differs(before, now)  # None: the server was not even overloaded above it
-            if is_other and self.doubted:
+            now = measure_capacity(result) if overloaded else None  # None: it was not even overloaded above it
+            if now is not None and not _differs(before, now):
+                self._odd_looks = []
+            elif any(_is_same(one, now) for one in self._odd_looks) or len(self._odd_looks) >= _MOST_ODD:
                 self._restart(now)
-            self.doubted = is_other and not self.doubted
-            if self.doubted:  # it may have been a bad moment, or few arrivals by chance: to be looked at again
+            else:  # it may have been a bad moment, or few arrivals by chance: to be looked at again
+                self._odd_looks.append(now)
                 self.ramp = kept
-                self.ramp.forget(before)
                 return
         if overloaded:
             self.twin.add(result, overload=True)
@@ -552,6 +562,7 @@ class OpenLoop:
         self.changed = True
         self.looks, self.counted, self.confirmation = [], {}, None
         self.moved, self._failed_rps, self._rechecked_s = False, None, 0.0
+        self._odd_looks = []
         self._ramped, self.twin = capacity is not None, self.twin.anew()
         self.ramp.forget(capacity)
 

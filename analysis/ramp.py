@@ -1,8 +1,9 @@
 """The ramp: from the first rate up to overload in rungs, to learn the capacity and what an idle server takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
+from typing import Self
 
 import numpy as np
 
@@ -174,6 +175,10 @@ class Ramp:
         self._measured, self._supposed = [now] if now is not None else [], None
         if now is None:
             self.overload_rps, self._holds = None, 0
+
+    def copy(self) -> Self:
+        """Return one that has seen the same."""
+        return replace(self, _measured=[*self._measured])
 
     def begin(self) -> None:
         """Forget the last step's progress."""

@@ -15,7 +15,7 @@ from analysis.queueing import Floats, Ints, Rule
 from analysis.reconstruct import CLOCK_S, Gap, Services, Trace, reconstruct, stab
 
 NEAR = 0.4  # of the usual rate: from there on steps show the service law
-_LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.4  # J with batches of one, absolute and of the mean service time
+_LONGEST_DELAY_S, _LONGEST_DELAY = 0.002, 0.4  # J with batches of one, absolute and of the mean service, J and all
 _DELAY_ROUNDS = 3  # who waited depends on J
 _HARDLY_ANY = 0.001
 _LEVELS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5])  # quantiles that J is read off
@@ -26,9 +26,8 @@ _JITTERED_NEGATIVE = 0.02
 _LEAST_WAITED = 0.3
 _BATCH_OFF, _MISCOUNTED = 0.1, 3  # of the logarithm of the mean batch; batches, where few were seen
 _CORRELATED = 0.15
-_SIMILAR = 1.36  # times sqrt(1 / m + 1 / n): so far apart two samples of one law lie in 5 % (Kolmogorov and Smirnov)
-_REFUTES = 0.01  # of the mean service
-_NEIGHBOURS = 25  # services: a wrong number of instances makes no more than these alike
+_SIMILAR = 0.68  # times sqrt(1 / m + 1 / n): half as far apart as two samples of one law lie in 5 % (1.36)
+_DOUBTED = 0.01  # of the mean service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,8 +43,8 @@ class Supposed:
         negative: Share of the services that would have ended before they began.
         odd: Share of the batches whose members are not those that the rule says.
         scatter: Standard deviation of the services, of the mean for their size.
-        related: Part of the scatter that neighbours share, of the mean service.
-        unlike: How far apart services lie that waited and that did not, of the mean service; 0 with batches.
+        unlike: How far apart the distributions of services lie that waited and that did not, times the scatter; 0 with
+            batches.
     """
 
     rule: Rule
@@ -56,22 +55,21 @@ class Supposed:
     negative: float
     odd: float
     scatter: float
-    related: float
     unlike: float
 
     @property
     def score(self) -> float:
         """Say how ill it explains the traces.
 
-        Random services scatter the less the more instances are supposed; what tells of a wrong number is that services
-        are like the one before them, and that those that waited are unlike the others.
+        Random services scatter the less the more instances are supposed, which says nothing; what tells of a wrong
+        number is that those that waited are unlike the others. Weights by trial on servers of 1 to 16 instances.
         """
-        return self.depends + 3 * self.related + 4 * self.unlike + self.untidy
+        return self.depends + 4 * self.unlike + self.untidy
 
     @property
-    def refuted(self) -> bool:
-        """Say that the services tell of another number of instances."""
-        return max(self.related, self.unlike) >= _REFUTES
+    def doubted(self) -> bool:
+        """Say that the services may tell of another number of instances."""
+        return self.unlike >= _DOUBTED
 
     @property
     def untidy(self) -> float:
@@ -84,8 +82,10 @@ def suppose(traces: Sequence[Trace], rule: Rule, gap: Gap) -> Supposed:
     batch, delay = rule.max_batch, 0.0
     if batch == 1:
         parts = [reconstruct(trace, rule, gap, delay) for trace in traces]
+        mean = float(np.mean(np.concatenate([part.service_s for part in parts])))
+        longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(mean, 0.0))
         for _ in range(_DELAY_ROUNDS):
-            more = _delay_of_singles(parts)
+            more = min(_delay_of_singles(parts), longest - delay)
             if not more:
                 break
             delay += more
@@ -99,7 +99,7 @@ def suppose(traces: Sequence[Trace], rule: Rule, gap: Gap) -> Supposed:
     return Supposed(
         rule=rule, gap=gap, delay_s=delay, parts=parts, depends=_dependence(ratios, sizes, waited),
         negative=float(np.mean(service < -least)), odd=sum(part.odd for part in parts) / max(1, sizes.size),
-        scatter=scatter, related=scatter * _relation(ratios),
+        scatter=scatter,
         unlike=scatter * _unlike(ratios, waited) if batch == 1 else 0.0,
     )  # fmt: skip
 
@@ -172,8 +172,7 @@ def _delay_of_singles(parts: Sequence[Services]) -> float:
     ticks = np.diff(np.unique(np.round(service / CLOCK_S)))
     if ticks.size and difference < 1.5 * CLOCK_S * float(ticks.min()):  # a tick of a coarser clock: by chance
         return 0.0
-    longest = min(_LONGEST_DELAY_S, _LONGEST_DELAY * max(float(service.mean()), 0.0))
-    return min(difference, longest, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
+    return min(difference, max(float(np.quantile(idle, _HARDLY_ANY)), 0.0))  # it is part of each of these
 
 
 def _line(sizes: Floats, service_s: Floats) -> tuple[float, float]:
@@ -242,27 +241,11 @@ def _difference(ratios: Floats, sizes: Ints, waited: NDArray[np.bool_]) -> tuple
     return (total / weight, weight**-0.5) if weight else (0.0, 0.0)
 
 
-def _relation(ratios: Floats) -> float:
-    """Return how much more each service is like the one before it than like those some way off, chance taken off.
-
-    A server that is slower for a while makes services alike over many of them; a wrong number of instances makes
-    neighbours alike.
-    """
-    clipped = np.clip(ratios, *np.quantile(ratios, [_OUTSIDE, 1 - _OUTSIDE]))
-    centred: Floats = clipped - clipped.mean()
-    variance = float((centred**2).mean())
-    if centred.size < 4 * _NEIGHBOURS or variance < 1e-12:
-        return 0.0
-    sums = np.cumsum(centred)
-    # the mean of so many services, which begin as many places further on
-    around = (sums[2 * _NEIGHBOURS :] - sums[_NEIGHBOURS:-_NEIGHBOURS]) / _NEIGHBOURS
-    near = float((centred[1:] * centred[:-1]).mean()) / variance
-    far = float((centred[: around.size] * around).mean()) / variance
-    return max(near - max(far, 0.0) - 2 / sqrt(centred.size), 0.0)
-
-
 def _unlike(ratios: Floats, waited: NDArray[np.bool_]) -> float:
-    """Return how far the distributions of services that waited and of others lie apart, chance taken off."""
+    """Return Kolmogorov and Smirnov's distance of services that waited from the others, half of what chance makes off.
+
+    Half, because a wrong number must show where few services were seen too; all of them are compared on the same ones.
+    """
     late, soon = np.sort(ratios[waited]), np.sort(ratios[~waited])
     if min(late.size, soon.size) < 30:
         return 0.0

@@ -16,6 +16,7 @@ from analysis.reconstruct import Gap, Trace, batch_gaps, reconstruct
 from analysis.supposed import Supposed, batch_times, is_near, refusal, suppose
 
 _INSTANCES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
+_ALL, _RARER = 6, 0.02  # up to which number all are tried; by so much those between must explain more
 _LEAST = 60
 _SCAN, _SELECT, _BEST = 4_000, 15_000, 3  # requests on which the numbers of instances are tried, and the best of them
 _RUNS, _FEWEST_RUNS, _RELATED_Z = (2, 5, 25), 10, 3.0  # services; runs; of the variance of their means
@@ -92,18 +93,20 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
 
     Args:
         traces: Of steps all of whose requests succeeded.
-        before: What was fitted to fewer traces: its number of instances is kept while nothing speaks against it.
+        before: What was fitted to fewer traces: its number of instances is kept while none explains them better.
     """
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
     supposed = batch_gaps(traces)
     few = _beginnings(traces, _SELECT)
     fewest = _beginnings(few, _SCAN)
+    again = None
     if before is not None:
         likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
         gap = min(likely, key=lambda gap: suppose(few, before.rule, gap).untidy, default=None)
         again = suppose(traces, before.rule, gap) if gap is not None else None
-        if again is not None and not again.refuted and refusal(again, traces) is None:
+        again = again if again is not None and refusal(again, traces) is None else None
+        if again is not None and not again.doubted:
             return _law_over_time(again, traces)
     best = None
     for batch, gaps in supposed:
@@ -113,13 +116,18 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
         if fewest is not few:
             best_rules = ((replace(one.rule, wait_s=0.0), one.gap) for one in scanned[:_BEST])
             tried = min((suppose(few, rule, gap) for rule, gap in best_rules), key=_score)
+        beside = {tried.rule.instances + more for more in (-2, -1, 1, 2) if tried.rule.instances >= _ALL}
+        for rule in [Rule(instances=n, max_batch=batch) for n in beside - set(_INSTANCES)]:
+            other = suppose(few, rule, tried.gap)
+            tried = other if other.score < tried.score - _RARER else tried
         others = (suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap)
         tried = min((tried, *others), key=lambda one: one.untidy)
         best = min((best or tried, tried), key=_score)
     assert best is not None
     found = suppose(traces, best.rule, best.gap)
-    refused = refusal(found, traces)
-    return refused or _law_over_time(found, traces)
+    if again is not None and again.score <= found.score:
+        return _law_over_time(again, traces)
+    return refusal(found, traces) or _law_over_time(found, traces)
 
 
 def _score(found: Supposed) -> float:

@@ -394,3 +394,14 @@ def test_a_number_of_instances_that_more_requests_refute_is_not_kept() -> None:
         again = fit(seen, replace(first, rule=Rule(instances=5)))
         assert isinstance(again, Twin)
         assert again.rule.instances == 4, seed
+
+
+@pytest.mark.parametrize("network_s", [0.0008, 0.004])
+def test_a_reply_is_not_supposed_to_travel_for_most_of_a_service(network_s: float) -> None:
+    """At most for 40 % of what services seem to take, and for 2 ms: what takes longer is part of the service."""
+    server = Server(t0_s=0.001 if network_s < 0.002 else 0.010, sigma=0.3, instances=2, network_s=network_s)
+    found = fit(traces(server, 1, requests=2500))
+    if isinstance(found, Twin):
+        assert found.delay_s <= min(0.002, 0.4 * (server.t0_s + network_s))
+    else:
+        assert "depend" in found
