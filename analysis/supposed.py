@@ -99,8 +99,7 @@ def suppose(traces: Sequence[Trace], rule: Rule, gap: Gap) -> Supposed:
     return Supposed(
         rule=rule, gap=gap, delay_s=delay, parts=parts, depends=_dependence(ratios, sizes, waited),
         negative=float(np.mean(service < -least)), odd=sum(part.odd for part in parts) / max(1, sizes.size),
-        scatter=scatter,
-        unlike=scatter * _unlike(ratios, waited) if batch == 1 else 0.0,
+        scatter=scatter, unlike=scatter * _unlike(ratios, waited) if batch == 1 else 0.0,
     )  # fmt: skip
 
 

@@ -91,9 +91,8 @@ class Board:
         proof = generator.verdict(self._run) if self._run else None
         view = View(
             first=self._first, live=self._live, steps=tuple(self._steps), interval=self._interval(),
-            headline=self._head,
-            facts=tuple(facts(self._run)) if self._run else (), proof=proof, error=self._error, notice=self.notice,
-            is_running=self.is_running, report=len(self.folders) if self._run else None,
+            headline=self._head, facts=tuple(facts(self._run)) if self._run else (), proof=proof, error=self._error,
+            notice=self.notice, is_running=self.is_running, report=len(self.folders) if self._run else None,
             past=tuple(self._past[:-1] if self._run else self._past),
         )  # fmt: skip
         if self._drawn is None or self._drawn[0] != view:
