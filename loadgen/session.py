@@ -251,8 +251,9 @@ def _preflight(fleet: Fleet, url: str, interrupts: Interrupts, *, any_reply_will
     unmet = result.counts["connect_error"] if any_reply_will_do else result.offered - result.counts["ok"]
     if result.offered and unmet == result.offered and not interrupts:
         place = url.split("?", 1)[0].rsplit("@", 1)[-1]
+        remedy = "; start the server, or correct the URL" if result.counts["connect_error"] == result.offered else ""
         raise TargetError(
-            f"all {result.offered} preflight requests to {place} failed: {next(iter(errors), 'no reply')}"
+            f"all {result.offered} preflight requests to {place} failed: {next(iter(errors), 'no reply')}{remedy}"
         )
 
 

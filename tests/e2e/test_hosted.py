@@ -27,6 +27,7 @@ def test_a_target_that_is_not_there(tmp_path: Path) -> None:
     assert run.exit_code == 5
     assert run.error is not None
     assert run.error.startswith(f"all 5 preflight requests to {base} failed")
+    assert run.error.endswith("; start the server, or correct the URL")
     assert (lines[0]["event"], lines[-1]["verdict"]) == ("begin", "target_failed")
 
 
