@@ -32,7 +32,7 @@ def test_every_bundled_scenario_loads(name: str) -> None:
 
 
 def test_default_is_the_reference_server() -> None:
-    """The default scenario is issue A's: 8 ms + 1.5 ms a request, batches of 32, no target, no SLA of its own."""
+    """The default scenario: 8 ms + 1.5 ms a request, batches of 32, no target, no SLA of its own."""
     scenario = load("default")
     assert scenario.target.url is None
     assert scenario.target.method is None
