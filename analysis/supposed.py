@@ -10,6 +10,7 @@ from math import log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.queueing import Floats, Ints, Rule
 from analysis.reconstruct import CLOCK_S, Gap, Services, Trace, reconstruct, stab
@@ -245,12 +246,11 @@ def _unlike(ratios: Floats, waited: NDArray[np.bool_]) -> float:
 
     Half, because a wrong number must show where few services were seen too; all of them are compared on the same ones.
     """
-    late, soon = np.sort(ratios[waited]), np.sort(ratios[~waited])
+    late, soon = ratios[waited], ratios[~waited]
     if min(late.size, soon.size) < 30:
         return 0.0
-    at = np.concatenate([late, soon])
-    apart = np.searchsorted(late, at, side="right") / late.size - np.searchsorted(soon, at, side="right") / soon.size
-    return max(float(np.abs(apart).max()) - _SIMILAR * sqrt(1 / late.size + 1 / soon.size), 0.0)
+    apart = float(stats.ks_2samp(late, soon, method="asymp").statistic)
+    return max(apart - _SIMILAR * sqrt(1 / late.size + 1 / soon.size), 0.0)
 
 
 def refusal(found: Supposed, traces: Sequence[Trace]) -> str | None:

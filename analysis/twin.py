@@ -98,17 +98,30 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
     if sum(trace.arrival_s.size for trace in traces) < _LEAST:
         return "too few requests were seen yet"
     supposed = batch_gaps(traces)
+    kept = _as_before(before, traces, supposed) if before is not None else None
+    if kept is not None and not kept.doubted:
+        return _law_over_time(kept, traces)
+    best = _likeliest(traces, supposed)
+    found = suppose(traces, best.rule, best.gap)
+    if kept is not None and kept.score <= found.score:
+        return _law_over_time(kept, traces)
+    return refusal(found, traces) or _law_over_time(found, traces)
+
+
+def _as_before(before: Twin, traces: Sequence[Trace], supposed: Sequence[tuple[int, list[Gap]]]) -> Supposed | None:
+    """Return what the rule of the fit before makes of the traces; None where it is refused."""
+    few = _beginnings(traces, _SELECT)
+    likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
+    gap = min(likely, key=lambda gap: suppose(few, before.rule, gap).untidy, default=None)
+    found = suppose(traces, before.rule, gap) if gap is not None else None
+    return found if found is not None and refusal(found, traces) is None else None
+
+
+def _likeliest(traces: Sequence[Trace], supposed: Sequence[tuple[int, list[Gap]]]) -> Supposed:
+    """Return what explains the beginnings of the traces best, of all batches, gaps and numbers of instances."""
     few = _beginnings(traces, _SELECT)
     fewest = _beginnings(few, _SCAN)
-    again = None
-    if before is not None:
-        likely = next((gaps for batch, gaps in supposed if batch == before.rule.max_batch), [])
-        gap = min(likely, key=lambda gap: suppose(few, before.rule, gap).untidy, default=None)
-        again = suppose(traces, before.rule, gap) if gap is not None else None
-        again = again if again is not None and refusal(again, traces) is None else None
-        if again is not None and not again.doubted:
-            return _law_over_time(again, traces)
-    best = None
+    each = []
     for batch, gaps in supposed:
         rules = [Rule(instances=n, max_batch=batch) for n in _INSTANCES]
         scanned = sorted((suppose(fewest, rule, gap) for gap in gaps[::2][:2] for rule in rules), key=_score)
@@ -121,13 +134,8 @@ def fit(traces: Sequence[Trace], before: Twin | None = None) -> Twin | str:
             other = suppose(few, rule, tried.gap)
             tried = other if other.score < tried.score - _RARER else tried
         others = (suppose(few, replace(tried.rule, wait_s=0.0), gap) for gap in gaps if gap != tried.gap)
-        tried = min((tried, *others), key=lambda one: one.untidy)
-        best = min((best or tried, tried), key=_score)
-    assert best is not None
-    found = suppose(traces, best.rule, best.gap)
-    if again is not None and again.score <= found.score:
-        return _law_over_time(again, traces)
-    return refusal(found, traces) or _law_over_time(found, traces)
+        each.append(min((tried, *others), key=lambda one: one.untidy))
+    return min(each, key=_score)
 
 
 def _score(found: Supposed) -> float:
